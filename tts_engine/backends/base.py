@@ -1,0 +1,63 @@
+"""What the engine asks of anything that can run a language model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from tts_engine.types import Completion, Prompt, Request
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelShape:
+    """The sizes that the cost model needs (FACTS.md E): L layers, width d, MLP width m, vocabulary V.
+
+    `kv_width` is the width of keys (and of values): d, or less with grouped-query attention.
+    `gated` says whether the MLP has three matrices (SwiGLU) rather than two.
+    """
+
+    layers: int
+    width: int
+    mlp: int
+    vocabulary: int
+    kv_width: int
+    gated: bool = True
+    parameters: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    """What is known about a served model. `shape` is None when nobody tells (closed endpoints)."""
+
+    name: str
+    context: int
+    shape: ModelShape | None
+    fingerprint: str
+    """Changes when the weights or the tokenizer change; part of the journal's identity of a run."""
+
+
+class Backend(Protocol):
+    """One model, served.
+
+    A backend is an async context manager; outside it no call is allowed. `complete` may be called any number of times
+    at once. Cancelling the task that awaits it frees the model's slot at once. The completion's `usage` has `prompt`,
+    `cached`, `completion`, `calls` and `seconds` filled in; FLOPs and dollars are added by the ledger.
+
+    Raises (from `complete`):
+        ContextExceeded: the prompt leaves no room for one token. A completion that runs into the end of the
+            context ends with Finish.LENGTH instead.
+        BackendError: anything else that went wrong.
+    """
+
+    @property
+    def info(self) -> ModelInfo: ...
+
+    async def __aenter__(self) -> Backend: ...
+
+    async def __aexit__(self, *exc: object) -> None: ...
+
+    async def complete(self, request: Request) -> Completion: ...
+
+    def count_tokens(self, prompt: Prompt) -> int:
+        """Number of tokens of a prompt (exact, or an upper bound where the tokenizer is unknown)."""
+        ...

@@ -1,0 +1,86 @@
+"""The policy of a search: something that extends a partial solution. A language model, or whatever an agent brings."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from tts_engine.calls import Calls
+from tts_engine.formats import policy as form
+from tts_engine.formats.answers import extract_answer
+from tts_engine.types import Candidate, Completion, Finish, Key, Request, Role, Sampling, Step
+
+
+class Policy(Protocol):
+    """Extends a candidate by one step, or by all that is missing when `whole`.
+
+    The result has `key` as its key and `node.key` as its parent; it is a pure function of the node and the key
+    (for a model: as far as the backend repeats itself).
+
+    Raises:
+        BackendError, BudgetExhausted: the step could not be made; the search goes on without it.
+    """
+
+    async def __call__(self, node: Candidate, key: Key, calls: Calls, *, whole: bool) -> Candidate: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LanguagePolicy:
+    """A language model that writes `Step i: ...`, one call a step or one call for the rest of the solution.
+
+    Attributes:
+        model: name of the model in the engine.
+        sampling: temperature and the like; its `max_tokens` bounds a whole solution.
+        step_tokens: bound of one step, in tokens; a longer step is cut off and the candidate is dead.
+        max_steps: a candidate that is not done after so many steps is dead.
+    """
+
+    model: str
+    sampling: Sampling
+    step_tokens: int
+    max_steps: int
+
+    async def __call__(self, node: Candidate, key: Key, calls: Calls, *, whole: bool) -> Candidate:
+        texts = tuple(step.text for step in node.steps)
+        sampling = self.sampling
+        if not whole:
+            sampling = replace(sampling, stop=(form.STEP_STOP,), max_tokens=min(self.step_tokens, sampling.max_tokens))
+        completion = await calls.complete(
+            Request(
+                role=Role.GENERATE,
+                model=self.model,
+                prompt=form.solve_prompt(node.problem.prompt, texts),
+                sampling=sampling,
+                key=key,
+            )
+        )
+        return self._extended(node, key, completion, whole)
+
+    def _extended(self, node: Candidate, key: Key, completion: Completion, whole: bool) -> Candidate:
+        text = form.heading(node.depth) + completion.text.strip()
+        parts = form.split_steps(text) if whole else (text,)
+        steps = node.steps + tuple(Step(text=part, finish=completion.finish) for part in parts)
+        cut = completion.finish in (Finish.LENGTH, Finish.ABORTED)
+        answer = None if cut else extract_answer(text)
+        done = not cut and (whole or completion.finish is Finish.EOS or answer is not None)
+        stuck = not completion.text.strip() or len(steps) >= self.max_steps
+        return Candidate(
+            problem=node.problem,
+            key=key,
+            steps=steps,
+            done=done,
+            dead=cut or (stuck and not done),
+            answer=answer,
+            parent=node.key,
+            mean_logprob=_mean(node, completion),
+            usage=node.usage + completion.usage,
+        )
+
+
+def _mean(node: Candidate, completion: Completion) -> float:
+    """Mean logprob per token over the earlier steps and this completion."""
+    if not node.steps or math.isnan(node.mean_logprob):
+        return completion.mean_logprob
+    tokens = node.usage.completion + completion.tokens
+    return (node.mean_logprob * node.usage.completion + completion.mean_logprob * completion.tokens) / max(tokens, 1)

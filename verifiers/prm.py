@@ -1,0 +1,68 @@
+"""A discriminative PRM that reads a step token: one number a step from one token, no reasoning (formats/prm.py)."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from tts_engine.calls import Calls
+from tts_engine.errors import VerifierError
+from tts_engine.formats import prm as form
+from tts_engine.types import Aggregation, Key, Problem, Request, Role, Sampling, StepJudgement, Verdict
+from tts_engine.verifiers.memory import Memory
+from tts_engine.verifiers.verdicts import make_verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiscriminativePRM:
+    """The verifier; more samples than one say nothing new, so one is taken.
+
+    Attributes:
+        model: name of the verifier model in the engine.
+        aggregation: how the scores of the steps become the candidate's value.
+    """
+
+    model: str
+    aggregation: Aggregation = "product"
+
+    @property
+    def cost_ratio(self) -> float:
+        return 1.0
+
+    def open(self, problem: Problem, key: Key) -> DiscriminativeJudge:
+        return DiscriminativeJudge(self, problem, key)
+
+
+class DiscriminativeJudge:
+    """The PRM at work on one problem."""
+
+    def __init__(self, verifier: DiscriminativePRM, problem: Problem, key: Key) -> None:
+        self._verifier = verifier
+        self._problem = problem
+        self._key = key
+        self._scores: Memory[tuple[str, ...], StepJudgement] = Memory()
+
+    async def __call__(self, steps: tuple[str, ...], samples: int, calls: Calls) -> Verdict:
+        prefixes = [steps[: i + 1] for i in range(len(steps))]
+        judgements = await asyncio.gather(*(self._step(prefix, calls) for prefix in prefixes))
+        return make_verdict([tuple(judgements)], self._verifier.aggregation)
+
+    async def close(self) -> None:
+        await self._scores.close()
+
+    async def _step(self, prefix: tuple[str, ...], calls: Calls) -> StepJudgement:
+        return await self._scores.get(prefix, lambda: self._read(prefix, calls))
+
+    async def _read(self, prefix: tuple[str, ...], calls: Calls) -> StepJudgement:
+        completion = await calls.complete(
+            Request(
+                role=Role.VERIFY,
+                model=self._verifier.model,
+                prompt=form.step_prompt(self._problem.prompt, prefix),
+                sampling=Sampling(temperature=0.0, max_tokens=1, watch=(form.GOOD, form.BAD)),
+                key=self._key.child("verify", len(prefix)),
+            )
+        )
+        if not completion.logprobs:
+            raise VerifierError(f"{self._verifier.model} gave no logprobs of {form.GOOD} and {form.BAD} at a step token")
+        return StepJudgement(score=form.score(completion.logprobs[0]), usage=completion.usage)
