@@ -42,14 +42,21 @@ class Calls:
         """The same, paid by `scope`."""
         return replace(self, scope=scope)
 
+    @property
+    def limited(self) -> bool:
+        """Whether the scope has a limit besides time, so that calls could be refused."""
+        left = self.scope.left
+        return left.tokens is not None or left.flops is not None or left.dollars is not None
+
     async def complete(self, request: Request) -> Completion:
         """The completion of `request`: from the journal if it was drawn before, else from the model.
 
-        Where the scope cannot pay for `max_tokens`, the completion is cut to what it can pay for and ends with
-        Finish.LENGTH. A call is in the journal before this returns.
+        Where the scope cannot pay for `max_tokens`, a generated text is cut to what it can pay for and ends with
+        Finish.LENGTH; a judgement would be worth nothing then, so it is refused. A call is in the journal before this
+        returns.
 
         Raises:
-            BudgetExhausted: not even one token can be paid, or the deadline has passed.
+            BudgetExhausted: the call cannot be paid, or the deadline has passed.
             BackendError: the call failed.
         """
         model = self.models[request.model]
@@ -80,16 +87,15 @@ class Calls:
 
     def _afford(self, model: Model, request: Request) -> tuple[Request, Usage]:
         """The request, shortened to what the scope can pay for, and the upper bound of its cost."""
-        left = self.scope.left
-        if left.tokens is None and left.flops is None and left.dollars is None:
+        if not self.limited:
             return request, UNBOUNDED
         prompt = model.backend.count_tokens(request.prompt)
         room = max(model.backend.info.context - prompt, 1)  # the backend itself refuses a prompt without room
-        wanted = request.sampling.max_tokens
-        affordable = model.cost.affordable_tokens(left, prompt, min(wanted, room))
-        if affordable < 1:
-            raise BudgetExhausted(self.scope.name, f"a prompt of {prompt} tokens cannot be paid")
-        if affordable < min(wanted, room):
+        wanted = min(request.sampling.max_tokens, room)
+        affordable = model.cost.affordable_tokens(self.scope.left, prompt, wanted)
+        if affordable < (wanted if request.role is Role.VERIFY else 1):
+            raise BudgetExhausted(self.scope.name, f"a call of {prompt} + {wanted} tokens cannot be paid")
+        if affordable < wanted:
             request = replace(request, sampling=replace(request.sampling, max_tokens=affordable))
         return request, model.cost.upper_bound(prompt, affordable)
 

@@ -22,6 +22,14 @@ class Judge(Protocol):
         """
         ...
 
+    def publish(self) -> None:
+        """A barrier: what was judged so far is common to all candidates from now on.
+
+        Under a budget, candidates of one wave pay for equal texts each on its own, so that what a candidate can pay
+        does not depend on who came first; without one, equal texts are judged once anyway.
+        """
+        ...
+
     async def close(self) -> None: ...
 
 

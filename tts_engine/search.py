@@ -7,7 +7,8 @@ order, verdicts depend on the text alone, and money is dealt out in lanes at `ro
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
 
 import networkx as nx
 
@@ -18,15 +19,17 @@ from tts_engine.formats.answers import same_answer
 from tts_engine.judging import Judge
 from tts_engine.policy import Policy
 from tts_engine.selection import select as choose
-from tts_engine.types import Candidate, Failure, Judged, Key, Outcome, Problem, Usage, Verdict
+from tts_engine.types import Candidate, Failure, Judged, Key, Outcome, Place, Problem, Usage, Verdict
 
-PLACES: tuple[tuple[type[TTSError], str], ...] = (
-    (BudgetExhausted, "budget"),
-    (SandboxError, "sandbox"),
-    (VerifierError, "verifier"),
-    (GraderError, "grader"),
-    (BackendError, "backend"),
-)
+PLACES: Mapping[type[TTSError], Place] = {
+    BudgetExhausted: "budget",
+    SandboxError: "sandbox",
+    VerifierError: "verifier",
+    GraderError: "grader",
+    BackendError: "backend",
+    TTSError: "strategy",
+}
+"""Where an error is attributed: the first kind that fits."""
 
 
 class Search:
@@ -58,7 +61,7 @@ class Search:
         self.problem = problem
         self.root = Candidate(problem=problem, key=key)
         self.failures: list[Failure] = []
-        self.tree = nx.DiGraph()
+        self.tree: nx.DiGraph[str] = nx.DiGraph()
         self.tree.add_node(str(key), text=problem.prompt, depth=0)
         self._policy = policy
         self._judge = judge
@@ -90,6 +93,8 @@ class Search:
             How many of them can probably be paid, at most `n`; 0 when the search has to finish.
         """
         self._close_lanes()
+        if self._judge is not None:
+            self._judge.publish()
         size = max(0, min(n, self._affordable(samples, whole)))
         self._short = self._short or size < n
         self._lanes = self._scope.split(size, "lane") if size else []
@@ -163,8 +168,8 @@ class Search:
             candidates=tuple(ended),
             usage=self._scope.spent,
             stop_reason=self._stop_reason(selection.answer),
-            failures=tuple(self.failures),
-            tree=nx.node_link_data(self.tree, edges="edges"),
+            failures=tuple(sorted(self.failures, key=lambda failure: (failure.key, failure.message))),
+            tree=self._export(),
         )
 
     def best_so_far(self, select: str) -> Outcome:
@@ -228,6 +233,15 @@ class Search:
         self._lanes = []
         self._lane_of.clear()
 
+    def _export(self) -> Mapping[str, Any]:
+        """The tree in node-link form, nodes and edges in program order."""
+        order = [str(self.root.key), *(str(j.candidate.key) for j in sorted(self._judged.values(), key=program_order))]
+        place = {name: i for i, name in enumerate(order)}
+        data: dict[str, Any] = nx.node_link_data(self.tree, edges="edges")
+        data["nodes"].sort(key=lambda node: place[node["id"]])
+        data["edges"].sort(key=lambda edge: place[edge["target"]])
+        return data
+
     def _grow(self, candidate: Candidate, node: Candidate) -> None:
         name = str(candidate.key)
         text = "\n".join(step.text for step in candidate.steps[node.depth :])
@@ -260,10 +274,8 @@ class Search:
         return "finished"
 
     def _record(self, error: TTSError, key: Key) -> None:
-        where = next(place for kind, place in (*PLACES, (TTSError, "strategy")) if isinstance(error, kind))
-        self.failures.append(
-            Failure(where=where, error=type(error).__name__, message=str(error), key=str(key))  # type: ignore[arg-type]
-        )
+        where = next(place for kind, place in PLACES.items() if isinstance(error, kind))
+        self.failures.append(Failure(where=where, error=type(error).__name__, message=str(error), key=str(key)))
 
 
 def program_order(judged: Judged) -> tuple[tuple[int, int | str], ...]:

@@ -70,7 +70,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """What calls cost. Adds up with `+`; `sum(usages, Usage())` works.
+    """What calls cost. Adds up with `+`; `sum(usages, Usage())` works. Measured times do not count in comparisons.
 
     Attributes:
         prompt: prompt tokens sent, cached ones included.
@@ -90,11 +90,11 @@ class Usage:
     completion: int = 0
     cancelled: int = 0
     flops: float = 0.0
-    seconds: float = 0.0
+    seconds: float = field(default=0.0, compare=False)
     dollars: float = 0.0
     calls: int = 0
     code_runs: int = 0
-    code_seconds: float = 0.0
+    code_seconds: float = field(default=0.0, compare=False)
 
     @property
     def tokens(self) -> int:
@@ -241,7 +241,7 @@ class CodeRun:
     code: str
     output: str
     ok: bool
-    seconds: float = 0.0
+    seconds: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -348,11 +348,15 @@ class Candidate:
         return len(self.steps)
 
 
+Place = Literal["backend", "verifier", "sandbox", "grader", "strategy", "budget"]
+"""The part of the engine that a failure is attributed to."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
     """An error that was attributed and recorded instead of ending the run."""
 
-    where: Literal["backend", "verifier", "sandbox", "grader", "strategy", "budget"]
+    where: Place
     error: str
     message: str
     key: str = ""

@@ -91,16 +91,19 @@ class GenPRMJudge:
         chains = await self._chains(steps, samples, calls)
         return make_verdict([chain.judgements for chain in chains], self._verifier.aggregation)
 
+    def publish(self) -> None:
+        self._states.publish()
+
     async def close(self) -> None:
         await self._states.close()
         for state in self._states.results():
             await state.interpreter.close()
 
     async def _chains(self, steps: tuple[str, ...], samples: int, calls: Calls) -> list[_State]:
-        """All chains at once where money is no question, else in waves that cannot be too dear."""
+        """All chains at once where money is no question, else in waves none of which can run dry."""
         chains: list[_State] = []
         while len(chains) < samples:
-            wave = self._wave(steps, samples - len(chains), len(chains), calls)
+            wave = min(samples - len(chains), self._affordable(steps, calls))
             if not wave:
                 break
             numbers = range(len(chains), len(chains) + wave)
@@ -113,19 +116,21 @@ class GenPRMJudge:
                 break
         return chains
 
-    def _wave(self, steps: tuple[str, ...], wanted: int, made: int, calls: Calls) -> int:
-        """How many chains may run at once so that none of them depends on what the others leave over."""
+    def _affordable(self, steps: tuple[str, ...], calls: Calls) -> int:
+        """How many chains may run at once so that none of them depends on what the others leave over; 1 at least,
+        while there is anything left."""
+        if not calls.limited:
+            return 2**31
         left = calls.scope.left
-        if left.tokens is None and left.flops is None and left.dollars is None:
-            return wanted
         model = calls.models[self._verifier.model]
-        text = Prompt(messages=(Message(role="user", content="\n\n".join((self._problem.prompt, *steps))),))
-        turn = self._verifier.analysis_tokens + 2 * self._verifier.check_tokens
-        bound = model.cost.upper_bound(model.backend.count_tokens(text) + turn, turn)
-        fits = 0
-        while fits < wanted and left.fits(sum((bound,) * ((fits + 1) * len(steps)), Usage())):
-            fits += 1
-        return fits or (1 if left.fits(model.cost.upper_bound(1, 1)) else 0)
+        text = "\n\n".join((self._problem.prompt, *steps))
+        prompt = model.backend.count_tokens(Prompt(messages=(Message(role="user", content=text),)))
+        stages = self._verifier.code_rounds + 2
+        turn = self._verifier.analysis_tokens + self._verifier.code_rounds * self._verifier.check_tokens
+        longest = prompt + len(steps) * turn
+        bound = sum((model.cost.upper_bound(longest, turn),) * (len(steps) * stages), Usage())
+        room = left.times(bound)
+        return room or int(left.fits(model.cost.upper_bound(1, 1)))
 
     async def _state(self, number: int, steps: tuple[str, ...], calls: Calls) -> _State:
         """Chain `number` after judging the last of `steps` (or where it stopped before)."""
@@ -134,19 +139,21 @@ class GenPRMJudge:
         before = await self._state(number, steps[:-1], calls)
         if not before.open:
             return before
-        return await self._states.get((number, steps), lambda: self._advance(before, number, steps, calls))
+        payer = calls.scope if calls.limited else None
+        return await self._states.get((number, steps), lambda: self._advance(before, number, steps, calls), payer)
 
     async def _advance(self, before: _State, number: int, steps: tuple[str, ...], calls: Calls) -> _State:
         text = hashlib.blake2b("\x1e".join(steps).encode(), digest_size=8).hexdigest()
         key = self._key.child("verify", number, text)
         turn = _Turn(self._verifier, key, calls, await before.interpreter.fork())
-        judgement = await turn.run(form.conversation(
+        messages = form.conversation(
             self._problem.prompt,
             steps,
             before.turns,
             direct=self._verifier.mode == "direct",
             question=self._verifier.question,
-        ))  # fmt: skip
+        )
+        judgement = await turn.run(messages)
         return _State(
             turns=(*before.turns, judgement.rationale),
             judgements=(*before.judgements, judgement),

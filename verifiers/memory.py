@@ -11,32 +11,55 @@ V = TypeVar("V")
 
 
 class Memory(Generic[K, V]):
-    """Results by key; those under way are shared, failed ones are forgotten so that they can be tried again."""
+    """Results by key; those under way are shared, failed ones are forgotten so that they can be tried again.
+
+    Where money is short, who pays must not depend on who comes first: with a `payer`, a result is shared only among
+    the calls of that payer until `publish`, the barrier, makes it common.
+    """
 
     def __init__(self) -> None:
-        self._tasks: dict[K, asyncio.Task[V]] = {}
+        self._common: dict[K, asyncio.Task[V]] = {}
+        self._own: dict[tuple[K, Hashable], asyncio.Task[V]] = {}
 
-    async def get(self, key: K, compute: Callable[[], Awaitable[V]]) -> V:
+    async def get(self, key: K, compute: Callable[[], Awaitable[V]], payer: Hashable | None = None) -> V:
         """The result for `key`; computed by the first who asks."""
-        task = self._tasks.get(key)
+        task = self._common.get(key)
+        if task is None and payer is not None:
+            task = self._own.get((key, payer))
         if task is None:
-            task = self._tasks[key] = asyncio.ensure_future(self._run(key, compute))
+            task = asyncio.ensure_future(self._run(key, payer, compute))
+            if payer is None:
+                self._common[key] = task
+            else:
+                self._own[key, payer] = task
         return await asyncio.shield(task)
+
+    def publish(self) -> None:
+        """Share what is there with all payers from now on."""
+        for (key, _), task in self._own.items():
+            self._common.setdefault(key, task)
+        self._own.clear()
 
     def results(self) -> list[V]:
         """All results that are there."""
-        return [task.result() for task in self._tasks.values() if task.done() and not task.cancelled()]
+        return [task.result() for task in self._tasks() if task.done() and not task.cancelled()]
 
     async def close(self) -> None:
         """Cancel what is under way."""
-        running = [task for task in self._tasks.values() if not task.done()]
+        running = [task for task in self._tasks() if not task.done()]
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
 
-    async def _run(self, key: K, compute: Callable[[], Awaitable[V]]) -> V:
+    def _tasks(self) -> list[asyncio.Task[V]]:
+        return [*self._common.values(), *self._own.values()]
+
+    async def _run(self, key: K, payer: Hashable | None, compute: Callable[[], Awaitable[V]]) -> V:
         try:
             return await compute()
         except BaseException:
-            self._tasks.pop(key, None)
+            if payer is None:
+                self._common.pop(key, None)
+            else:
+                self._own.pop((key, payer), None)
             raise

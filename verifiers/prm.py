@@ -47,11 +47,14 @@ class DiscriminativeJudge:
         judgements = await asyncio.gather(*(self._step(prefix, calls) for prefix in prefixes))
         return make_verdict([tuple(judgements)], self._verifier.aggregation)
 
+    def publish(self) -> None:
+        self._scores.publish()
+
     async def close(self) -> None:
         await self._scores.close()
 
     async def _step(self, prefix: tuple[str, ...], calls: Calls) -> StepJudgement:
-        return await self._scores.get(prefix, lambda: self._read(prefix, calls))
+        return await self._scores.get(prefix, lambda: self._read(prefix, calls), calls.scope if calls.limited else None)
 
     async def _read(self, prefix: tuple[str, ...], calls: Calls) -> StepJudgement:
         completion = await calls.complete(

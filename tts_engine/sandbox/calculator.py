@@ -25,6 +25,8 @@ MAX_BITS = 4096
 """Size of the largest integer (Python prints up to 14 000 bits)."""
 MAX_ITEMS = 1000
 """Length of the longest string, tuple or list."""
+MAX_DIGITS = 100
+"""Largest number of digits to round to."""
 MAX_OUTPUT = 8000
 """Characters that may be printed; more is declined."""
 
@@ -57,6 +59,14 @@ _COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
     ast.Gt: operator.gt,
     ast.GtE: operator.ge,
 }
+
+
+def _round(value: float, digits: int | None = None) -> float:
+    if digits is not None and abs(digits) > MAX_DIGITS:
+        raise Declined("rounding to a huge power of ten")
+    return round(value, digits)
+
+
 _CALLS: dict[str, Callable[..., Any]] = {
     "abs": abs,
     "bool": bool,
@@ -66,7 +76,7 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "len": len,
     "max": max,
     "min": min,
-    "round": round,
+    "round": _round,
     "str": str,
     "sum": sum,
 }
@@ -79,7 +89,7 @@ class Calculator:
 
     def __init__(self, cached: int = 4096) -> None:
         self._cached = cached
-        self._states: OrderedDict[tuple[str, ...], Namespace] = OrderedDict({(): {}})
+        self._states: OrderedDict[tuple[str, ...], Namespace] = OrderedDict()
 
     def run(self, log: tuple[str, ...], code: str) -> tuple[bool, str]:
         """Run `code` in the state that the texts of `log` leave behind.
@@ -96,13 +106,13 @@ class Calculator:
         return ok, output
 
     def _state(self, log: tuple[str, ...]) -> Namespace:
-        known = self._states.get(log)
-        if known is None:
-            known = dict(self._state(log[:-1])) if log else {}
-            if log:
-                evaluate(log[-1], known)
-            self._remember(log, known)
-        return known
+        known = next(end for end in range(len(log), -1, -1) if end == 0 or log[:end] in self._states)
+        names = self._states.get(log[:known], {})
+        for end in range(known, len(log)):
+            names = dict(names)
+            evaluate(log[end], names)
+            self._remember(log[: end + 1], names)
+        return names
 
     def _remember(self, log: tuple[str, ...], names: Namespace) -> None:
         self._states[log] = names
@@ -123,8 +133,10 @@ def evaluate(code: str, names: Namespace) -> tuple[bool, str]:
     if len(code) > MAX_CODE:
         raise Declined("long text")
     try:
+        tree = ast.parse(code, "<string>")
+        compile(tree, "<string>", "exec", dont_inherit=True)  # finds the errors that the parser does not
         run = _Run(names)
-        run.body(ast.parse(code, "<string>").body)
+        run.body(tree.body)
         return True, "".join(run.printed).strip()
     except _ERRORS as error:
         return False, f"{type(error).__name__}: {error}"
@@ -221,7 +233,7 @@ class _Run:
     def print(self, arguments: list[Any], keywords: list[ast.keyword]) -> None:
         options = {keyword.arg: self.value(keyword.value) for keyword in keywords}
         separator, end = options.pop("sep", " "), options.pop("end", "\n")
-        if options or type(separator) is not str or type(end) is not str:
+        if options or len(keywords) > 2 or type(separator) is not str or type(end) is not str:
             raise Declined("print")
         self.printed.append(separator.join(map(str, arguments)) + end)
         if sum(map(len, self.printed)) > MAX_OUTPUT:
@@ -275,13 +287,18 @@ def _numbers(*values: Any) -> bool:
 
 
 def _small(value: Any) -> Any:
-    """`value` if it is a plain value of bounded size (so that no operation on such values can be slow)."""
-    if value is None or type(value) in (bool, float):
+    """`value` if it is a plain value of bounded size, so that no operation on such values can be slow."""
+    if _is_small_scalar(value):
         return value
-    if type(value) is int and value.bit_length() <= MAX_BITS:
-        return value
-    if type(value) is str and len(value) <= MAX_ITEMS:
-        return value
-    if type(value) in (tuple, list) and len(value) <= MAX_ITEMS:
+    if type(value) in (tuple, list) and len(value) <= MAX_ITEMS and all(map(_is_small_scalar, value)):
         return value
     raise Declined("large or unusual value")
+
+
+def _is_small_scalar(value: Any) -> bool:
+    kind = type(value)
+    if kind is int:
+        return bool(value.bit_length() <= MAX_BITS)
+    if kind is str:
+        return len(value) <= MAX_ITEMS
+    return kind in (bool, float) or value is None

@@ -1,0 +1,89 @@
+"""Backends by name, made on demand: torch is imported only when a local model is asked for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from importlib.resources import files
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from tts_engine.backends.base import Backend
+from tts_engine.errors import ConfigError, DataError
+
+EMBEDDED = "embedded:"
+
+
+def local(model: str, **options: Any) -> Backend:  # noqa: ANN401  # the backend's keyword arguments
+    """A Hugging Face folder, hub name or embedded checkpoint on torch."""
+    from tts_engine.backends.local import LocalBackend
+
+    return LocalBackend(embedded_path(model) if model.startswith(EMBEDDED) else model, name=model, **options)
+
+
+def simulated(model: str, task: Mapping[str, Any] | None = None, **options: Any) -> Backend:  # noqa: ANN401
+    """A simulated model; `task` holds the keyword arguments of `Task`."""
+    from tts_engine.backends.arithmetic import Task
+    from tts_engine.backends.simulated import SimulatedBackend
+
+    return SimulatedBackend(model, task=Task(**(task or {})), **options)
+
+
+def replay(model: str, journal: str, recorded: str | None = None) -> Backend:
+    """A recorded model from a journal: `recorded` is its name there, by default the same."""
+    from tts_engine.backends.replay import ReplayBackend
+
+    return ReplayBackend(Path(journal), recorded or model)
+
+
+BACKENDS: Mapping[str, Callable[..., Backend]] = MappingProxyType(
+    {"local": local, "simulated": simulated, "replay": replay}
+)
+
+
+def make_backend(name: str, model: str, options: Mapping[str, Any]) -> Backend:
+    """The backend `name` serving `model`.
+
+    Raises:
+        ConfigError: unknown backend or option.
+        DataError: the model cannot be loaded.
+    """
+    if name not in BACKENDS:
+        raise ConfigError(f"unknown backend {name!r}: use one of {', '.join(BACKENDS)}")
+    try:
+        return BACKENDS[name](model, **options)
+    except TypeError as error:
+        raise ConfigError(f"options of backend {name}: {str(error).partition('() ')[2] or error}") from None
+
+
+def checkpoint_params(model: str, form: str, version: int) -> dict[str, Any]:
+    """How a checkpoint of ours wants to be asked: the verifier parameters in its `tts_format.json`, if it has one.
+
+    Args:
+        form, version: the format that the caller is going to speak, e.g. `genprm` and its FORMAT_VERSION.
+
+    Raises:
+        DataError: the checkpoint was trained on another format or version.
+    """
+    folder = embedded_path(model) if model.startswith(EMBEDDED) else Path(model)
+    card = folder / "tts_format.json"
+    if not card.is_file():
+        return {}
+    data = json.loads(card.read_text(encoding="utf-8"))
+    if (data.get("format"), data.get("version")) != (form, version):
+        raise DataError(
+            f"{model} was trained on format {data.get('format')} {data.get('version')}, but {form} {version} is asked for:"
+            " choose the verifier that fits it, or train it again with tts-train"
+        )
+    return dict(data.get("params", {}))
+
+
+def embedded_path(model: str) -> Path:
+    """Folder of the checkpoint `embedded:NAME` inside the package."""
+    assets = Path(str(files("tts_engine") / "assets"))
+    folder = assets / model.removeprefix(EMBEDDED)
+    if not (folder / "config.json").is_file():
+        known = ", ".join(f"{EMBEDDED}{path.parent.name}" for path in sorted(assets.glob("*/config.json")))
+        raise ConfigError(f"there is no embedded model {model!r}: use one of {known or 'none (run tts-train embedded)'}")
+    return folder

@@ -1,0 +1,254 @@
+"""A Hugging Face causal LM in this process, on a CPU or one GPU, with continuous batching and prefix reuse.
+
+Repeatable: a completion depends on the request alone (prompt, sampling, key) up to the rounding of the matrix products.
+On CPUs with bf16 instructions (`dtype="auto"` there) it is the same to the bit whatever else runs beside it and whatever
+was cached; in fp32 prompts and completions are rounded differently (about 1e-6), so a cached prefix can move a draw that
+is closer to a border than that. On a GPU nothing of the kind is promised.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import threading
+import time
+from collections import deque
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tts_engine.backends.base import ModelInfo
+from tts_engine.backends.local_attention import PAGE
+from tts_engine.backends.local_engine import Call, Engine, Result
+from tts_engine.backends.local_model import (
+    Weights,
+    count_parameters,
+    fingerprint,
+    load,
+    pick_device,
+    pick_dtype,
+    read_config,
+    shape_of,
+)
+from tts_engine.backends.local_slots import pages_for
+from tts_engine.backends.local_text import Encoder, Recent, Stops, token_bytes
+from tts_engine.errors import BackendError, ConfigError, ContextExceeded, DataError
+from tts_engine.types import Completion, Prompt, Request, Usage
+
+
+class LocalBackend:
+    """Serves one model; see `tts_engine.backends.base.Backend`.
+
+    A prompt that repeats tokens some earlier or running request has computed (from the start on) reuses them. A
+    completion that comes back as a continuation segment is encoded afresh: where the tokenizer would have cut it
+    otherwise than the model did, the rest is computed again, so that results never depend on what is cached.
+
+    Args:
+        model: folder with config.json, *.safetensors and a tokenizer, or the name of a model in the hub.
+        name: how requests name the model; the folder's name by default.
+        device: `auto`, `cpu`, `cuda`, `cuda:1`.
+        dtype: `auto`, `float32`, `bfloat16`, `float16`.
+        slots: sequences that run, or are kept for their prefix, at once.
+        context: most tokens of prompt and completion; the model's own by default.
+        threads: cores for the matrix products; half of the cores by default, for two models share a machine.
+        kv_bytes: memory for keys and values at most; a quarter of the machine's memory (of the GPU's free memory,
+            half) by default. On a CPU it is taken page by page.
+
+    Raises:
+        DataError: the folder holds no usable model.
+        ConfigError: an argument makes no sense.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        name: str | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+        slots: int = 256,
+        context: int | None = None,
+        threads: int | None = None,
+        kv_bytes: int | None = None,
+    ) -> None:
+        if slots < 1 or (context is not None and context < 2) or (threads is not None and threads < 1):
+            raise ConfigError("slots and threads must be at least 1, context at least 2")
+        if dtype not in {"auto", "float32", "bfloat16", "float16"}:
+            raise ConfigError(f"unknown dtype {dtype!r}: use auto, float32, bfloat16 or float16")
+        self.folder = resolve(model)
+        self._config = read_config(self.folder)
+        self._name = name or self.folder.name
+        self._device, self._dtype = pick_device(device), dtype
+        self._slots, self._kv_bytes = slots, kv_bytes
+        self._threads = threads or max(1, len(os.sched_getaffinity(0)) // 2)
+        own = getattr(self._config.get_text_config(), "max_position_embeddings", None) or 4096
+        self._context = min(context or own, own)
+        self._usage = Usage()
+        self._open = False
+
+    @cached_property
+    def info(self) -> ModelInfo:
+        """Name, sizes and fingerprint, read from the files (all of them, once)."""
+        shape = shape_of(self._config, count_parameters(self.folder))
+        return ModelInfo(name=self._name, context=self._context, shape=shape, fingerprint=fingerprint(self.folder))
+
+    async def __aenter__(self) -> LocalBackend:
+        await asyncio.to_thread(self._load)
+        self._thread = threading.Thread(
+            target=self._engine.run, args=(self._threads,), name=f"engine of {self._name}", daemon=True
+        )
+        self._thread.start()
+        self._open = True
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._open = False
+        self._engine.close()
+        await asyncio.to_thread(self._thread.join)
+        await asyncio.sleep(0)  # what the engine delivered last
+
+    def _load(self) -> None:
+        weights = load(self.folder, self._device, pick_dtype(self._dtype, self._device))
+        pieces = token_bytes(weights.tokenizer)
+        pieces += [b""] * (weights.vocabulary - len(pieces))  # output rows beyond the tokenizer
+        self._encoder = Encoder(weights.tokenizer)
+        self._watches = Recent(lambda texts: _watched(texts, weights), 256)
+        self._stops = Recent(lambda stops: Stops(stops, pieces, weights.vocabulary), 256)
+        self._engine = Engine(
+            weights, pieces, self._deliver, slots=self._slots, context=self._context, pages=self._pages(weights)
+        )
+
+    def _pages(self, weights: Weights) -> int:
+        """As many pages as the slots can use, within `kv_bytes`."""
+        allowed = (self._kv_bytes or _spare_bytes(self._device)) // weights.page_bytes
+        one = pages_for(self._context)
+        if allowed < one:
+            raise DataError(
+                f"a context of {self._context} tokens needs {one * weights.page_bytes >> 20} MiB of cache, more than "
+                f"kv_bytes allows: raise kv_bytes or lower context to {allowed * PAGE} tokens"
+            )
+        return min(allowed, one * self._slots)
+
+    async def complete(self, request: Request) -> Completion:
+        """Answer a request; see `Backend.complete`."""
+        call = self._call(request)
+        self._engine.submit(call)
+        try:
+            completion = await call.future
+        except asyncio.CancelledError:
+            self._abandon(call)
+            raise
+        self._usage += completion.usage
+        return completion
+
+    def count_tokens(self, prompt: Prompt) -> int:
+        """Number of tokens of a prompt, exactly."""
+        return len(self._encoder.prompt(prompt))
+
+    def counters(self) -> dict[str, float]:
+        """What this backend did so far.
+
+        `prompt`, `cached`, `completion` and `calls` add up the usages of the completions that were returned;
+        `cancelled` counts tokens generated for calls that were cancelled; `steps` and `busy_seconds` are the engine's.
+        """
+        usage, engine = self._usage, self._engine
+        return {
+            "prompt": usage.prompt,
+            "cached": usage.cached,
+            "completion": usage.completion,
+            "cancelled": usage.cancelled,
+            "calls": usage.calls,
+            "steps": engine.steps,
+            "busy_seconds": engine.busy,
+        }
+
+    def _call(self, request: Request) -> Call:
+        """Check a request and put it into the engine's terms."""
+        if not self._open:
+            raise BackendError(f"the backend of {self._name} is not open: use it inside `async with`")
+        sampling = request.sampling
+        if sampling.max_tokens < 1:
+            raise BackendError(f"max_tokens is {sampling.max_tokens}: ask for at least one token")
+        tokens = self._encoder.prompt(request.prompt)
+        if len(tokens) >= self._context:
+            raise ContextExceeded(
+                f"the prompt has {len(tokens)} tokens; {self._name} takes {self._context} tokens of prompt and completion"
+            )
+        if not tokens:
+            raise BackendError("the prompt is empty: nothing to continue")
+        return Call(
+            tokens=tokens,
+            sampling=sampling,
+            stops=self._stops(sampling.stop),
+            watch=self._watches(sampling.watch),
+            seed=request.key.int(),
+            priority=request.priority,
+            limit=min(len(tokens) + sampling.max_tokens, self._context),
+            future=asyncio.get_running_loop().create_future(),
+            sent=time.perf_counter(),
+            prompt=len(tokens),
+        )
+
+    def _abandon(self, call: Call) -> None:
+        """The caller is gone: count a result that was just delivered as thrown away, else stop the engine's work."""
+        if call.future.done() and not call.future.cancelled():
+            if call.future.exception() is None:
+                self._count_lost(call.future.result())
+        else:
+            call.cancelled = True
+            self._engine.submit(call)
+
+    def _deliver(self, results: list[Result]) -> None:
+        """Runs in the event loop."""
+        for call, result in results:
+            if call.future.cancelled():
+                if isinstance(result, Completion):
+                    self._count_lost(result)
+            elif isinstance(result, Completion):
+                call.future.set_result(result)
+            else:
+                call.future.set_exception(result)
+
+    def _count_lost(self, completion: Completion) -> None:
+        self._usage += Usage(cancelled=completion.tokens)
+
+
+def resolve(model: str | Path) -> Path:
+    """The folder of a model; a name such as `Qwen/Qwen2.5-0.5B` is looked for in the hub.
+
+    Raises:
+        DataError: there is no such folder, nor such a model within reach.
+    """
+    folder = Path(model).expanduser()
+    if folder.is_dir() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(model)) or str(model).startswith("."):
+        return folder
+    from huggingface_hub import snapshot_download
+
+    try:
+        wanted = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "merges.txt"]
+        return Path(snapshot_download(str(model), allow_patterns=wanted))
+    except Exception as error:  # the hub's client raises many kinds, all of which mean the same here
+        raise DataError(
+            f"no model folder {str(model)!r}, and no such model can be had from the hub: give the path of a folder"
+        ) from error
+
+
+def _watched(texts: tuple[str, ...], weights: Weights) -> tuple[tuple[str, int], ...]:
+    """The token of each watched string."""
+    pairs = []
+    for text in texts:
+        ids: Any = weights.tokenizer(text, add_special_tokens=False)["input_ids"]
+        if len(ids) != 1:
+            raise BackendError(f"cannot watch {text!r}: it is {len(ids)} tokens in this model's vocabulary, not one")
+        pairs.append((text, int(ids[0])))
+    return tuple(pairs)
+
+
+def _spare_bytes(device: torch.device) -> int:
+    """Memory that keys and values may take by default."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0]) // 2
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4

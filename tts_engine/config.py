@@ -1,0 +1,372 @@
+"""The configuration of a run: frozen, strict, no I/O inside the models. Nonsense is refused at load, with the fix named.
+
+A value comes from the defaults, then the YAML file, then `--set a.b=c`, then the command line's flags; the later wins.
+A strategy's signature is its schema (`check_params`), and so is a verifier's and a backend's.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import inspect
+import json
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
+
+from tts_engine.compute.budget import UNITS, Budget
+from tts_engine.compute.cost import Prices
+from tts_engine.errors import ConfigError
+
+BackendName = Literal["local", "simulated", "replay"]
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+EMBEDDED_VERIFIERS = {"genprm": "embedded:genprm", "prm": "embedded:prm"}
+"""Models that verifiers use when the configuration names none."""
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, unknown keys refused, no silent conversion of types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class PriceConfig(Section):
+    """Dollars per million tokens."""
+
+    prompt: NonNegative = 0.0
+    cached: NonNegative = 0.0
+    completion: NonNegative = 0.0
+
+    def build(self) -> Prices:
+        """The cost model's price table."""
+        return Prices(prompt=self.prompt, cached=self.cached, completion=self.completion)
+
+
+class PolicyConfig(Section):
+    """The model that writes solutions.
+
+    Attributes:
+        backend: what runs it.
+        model: `embedded:policy`, a folder in Hugging Face format, or a hub name.
+        options: keyword arguments of the backend (`slots`, `device`, `dtype`, ...).
+        max_tokens: bound of a whole solution; `step_tokens`: of one step of a step-wise search.
+        max_steps: a solution with more steps is given up.
+        prices: None when the model costs no money.
+    """
+
+    backend: BackendName = "local"
+    model: str = "embedded:policy"
+    options: dict[str, Any] = {}
+    temperature: NonNegative = 1.0
+    top_p: Share = 1.0
+    top_k: Annotated[int, Field(ge=0)] = 0
+    max_tokens: Positive = 256
+    step_tokens: Positive = 96
+    max_steps: Positive = 40
+    prices: PriceConfig | None = None
+
+
+class VerifierConfig(Section):
+    """The model that judges solutions.
+
+    Attributes:
+        name: a verifier, or `none`.
+        model: as in the policy; None takes the embedded model of the verifier.
+        samples: K, independent judgements of each candidate.
+        params: keyword arguments of the verifier; `options`: of the backend.
+    """
+
+    name: str = "genprm"
+    backend: BackendName = "local"
+    model: str | None = None
+    samples: Positive = 8
+    options: dict[str, Any] = {}
+    params: dict[str, Any] = {}
+    temperature: NonNegative = 0.6
+    top_p: Share = 0.95
+    top_k: Annotated[int, Field(ge=0)] = 20
+    prices: PriceConfig | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _embedded(cls, data: Any) -> Any:  # noqa: ANN401  # whatever the YAML holds
+        if isinstance(data, Mapping) and data.get("model") is None:
+            return {**data, "model": EMBEDDED_VERIFIERS.get(data.get("name", "genprm"))}
+        return data
+
+
+class StrategyConfig(BaseModel):
+    """A strategy and its keyword parameters (further keys; checked by `resolve`)."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+
+    name: str = "beam"
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The strategy's keyword arguments."""
+        return dict(self.model_extra or {})
+
+
+class LimitConfig(Section):
+    """Limits in any subset of the units; numbers may be written `20k`, times `5m`."""
+
+    tokens: Positive | None = None
+    flops: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    dollars: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+
+    @field_validator(*UNITS, mode="before")
+    @classmethod
+    def _suffixed(cls, value: Any, info: Any) -> Any:  # noqa: ANN401  # whatever the YAML holds
+        return getattr(Budget.parse(f"{info.field_name}={value}"), info.field_name) if isinstance(value, str) else value
+
+    def build(self) -> Budget:
+        """The ledger's budget."""
+        return Budget(tokens=self.tokens, flops=self.flops, seconds=self.seconds, dollars=self.dollars)
+
+
+class BudgetConfig(LimitConfig):
+    """Limits of the whole run (both models), and of each problem."""
+
+    per_problem: LimitConfig = LimitConfig()
+
+
+class SandboxConfig(Section):
+    """How model-written Python is executed."""
+
+    workers: Positive = 2
+    wall_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 5.0
+    memory_mb: Positive = 512
+    unsafe: bool = False
+
+
+class RunConfig(Section):
+    """How the problems are worked off.
+
+    Attributes:
+        seed: of every random draw.
+        concurrency: problems at once.
+        journal: keep every finished call in the run folder.
+        baseline: for sets, also draw plain samples for the comparison with not searching.
+    """
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    concurrency: Positive = 32
+    journal: bool = True
+    baseline: bool = True
+
+
+NOT_IN_DIGEST = {"run": {"concurrency", "journal", "baseline"}, "sandbox": {"workers"}}
+"""What does not change an outcome."""
+
+
+class Config(Section):
+    """Everything that defines a run."""
+
+    policy: PolicyConfig = PolicyConfig()
+    verifier: VerifierConfig = VerifierConfig.model_validate({})
+    strategy: StrategyConfig = StrategyConfig()
+    budget: BudgetConfig = BudgetConfig()
+    sandbox: SandboxConfig = SandboxConfig()
+    run: RunConfig = RunConfig()
+
+    @classmethod
+    def load(
+        cls, path: Path | str | None = None, sets: Sequence[str] = (), overrides: Mapping[str, Any] | None = None
+    ) -> Config:
+        """Merge the sources, later ones first in rank.
+
+        Args:
+            path: a YAML file; None starts from the defaults.
+            sets: `a.b=c` with `c` in YAML, such as `strategy.n=32` or `budget.tokens=null`.
+            overrides: nested mapping, such as `{"strategy": {"name": "beam"}}`.
+
+        Raises:
+            ConfigError: a file that is no configuration, an unknown key, a value of the wrong kind.
+        """
+        data = _read(Path(path)) if path is not None else {}
+        for assignment in sets:
+            data = _merge(data, parse_set(assignment))
+        return cls.build(_merge(data, overrides or {}))
+
+    @classmethod
+    def build(cls, data: Mapping[str, Any]) -> Config:
+        """The configuration of a nested mapping; `ConfigError` where it is wrong."""
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise ConfigError(_sentence(cls, error.errors()[0])) from None
+
+    def digest(self) -> str:
+        """16 hexadecimal digits that name everything that changes results (not, for example, the concurrency)."""
+        text = json.dumps(self.model_dump(mode="json", exclude=NOT_IN_DIGEST), sort_keys=True)
+        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+    def to_yaml(self) -> str:
+        """YAML that `load` reads back."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def resolve(config: Config, strategies: Mapping[str, Callable[..., Any]], verifiers: Mapping[str, Any]) -> Config:
+    """The configuration with every parameter of its strategy and verifier checked and written out.
+
+    Args:
+        strategies, verifiers: the registries; signatures are the schemas. `samples` of a strategy is the verifier's.
+
+    Raises:
+        ConfigError: an unknown name or parameter, or a strategy that needs a verifier and has none.
+    """
+    strategy = lookup(config.strategy.name, strategies, "strategy")
+    if "samples" in config.strategy.params:
+        raise ConfigError("strategy.samples is not a key; set verifier.samples (or --verifier-samples) instead")
+    if config.verifier.name == "none" and "samples" in inspect.signature(strategy).parameters:
+        raise ConfigError(
+            f"strategy {config.strategy.name} needs a verifier; choose one of {', '.join(verifiers)}, or another strategy"
+        )
+    params = check_params(strategy, config.strategy.params, f"strategy {config.strategy.name}", ("search", "samples"))
+    verifier = config.verifier
+    if verifier.name != "none":
+        factory = lookup(verifier.name, verifiers, "verifier", also=("none",))
+        checked = check_params(factory, verifier.params, f"verifier {verifier.name}", ("model", "sandbox", "sampling"))
+        verifier = verifier.model_copy(update={"params": checked})
+    return config.model_copy(
+        update={"strategy": StrategyConfig(name=config.strategy.name, **params), "verifier": verifier}
+    )
+
+
+def lookup(name: str, registry: Mapping[str, Any], what: str, also: Sequence[str] = ()) -> Any:  # noqa: ANN401
+    """The entry `name`; `ConfigError` with the known names (`also` included) when there is none."""
+    if name not in registry:
+        raise ConfigError(f"unknown {what} {name!r}{_nearest(name, [*registry, *also])}")
+    return registry[name]
+
+
+def check_params(
+    function: Callable[..., Any], given: Mapping[str, Any], what: str, reserved: Collection[str] = ()
+) -> dict[str, Any]:
+    """Check keyword arguments against a signature; returns them together with the defaults of the others.
+
+    Types, literals and bounds come from the annotations (`Annotated[int, Field(ge=1)]`); a plain `int` is only a type.
+
+    Args:
+        what: names the function in messages, such as `strategy beam`.
+        reserved: parameters that the engine fills in; they are neither allowed nor returned.
+
+    Raises:
+        ConfigError: an unknown, missing or wrong parameter.
+    """
+    parameters = {
+        name: parameter
+        for name, parameter in inspect.signature(function, eval_str=True).parameters.items()
+        if name not in reserved and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    }
+    for name in given:
+        if name not in parameters:
+            raise ConfigError(f"{what} has no parameter {name!r}{_nearest(name, list(parameters))}")
+    checked = {}
+    for name, parameter in parameters.items():
+        if name in given:
+            checked[name] = _checked(parameter.annotation, given[name], f"{what}: {name}")
+        elif parameter.default is parameter.empty:
+            raise ConfigError(f"{what} needs the parameter {name!r}; give it")
+        else:
+            checked[name] = parameter.default
+    return checked
+
+
+def parse_set(text: str) -> dict[str, Any]:
+    """`a.b=c` as a nested mapping, `c` read as YAML."""
+    path, equals, value = text.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise ConfigError(f"--set {text!r} is not of the form section.key=value, such as strategy.n=32")
+    try:
+        tree: Any = yaml.load(value, _Loader)  # noqa: S506  # a SafeLoader
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {text!r}: the value is not YAML; put it in quotes") from None
+    for key in reversed(keys):
+        tree = {key: tree}
+    return dict(tree)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 takes `1e12` for a string; nobody who writes it means that."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506  # a SafeLoader
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the configuration {path} ({_reason(error)}); check the path") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f" line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{path}{place} is not valid YAML: {getattr(error, 'problem', error)}") from None
+    if not isinstance(data or {}, dict):
+        raise ConfigError(f"{path} must hold sections such as `strategy:`, not a {type(data).__name__}")
+    return data or {}
+
+
+def _reason(error: OSError | UnicodeDecodeError) -> str:
+    return (error.strerror or str(error)) if isinstance(error, OSError) else "it is not UTF-8 text"
+
+
+def _merge(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
+    """`high` over `low`, mappings merged key by key."""
+    merged = dict(low)
+    for key, value in high.items():
+        below = merged.get(key)
+        merged[key] = _merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _checked(annotation: Any, value: Any, what: str) -> Any:  # noqa: ANN401  # any parameter's type
+    if annotation is inspect.Parameter.empty:
+        return value
+    try:
+        return TypeAdapter(annotation).validate_python(value, strict=True)
+    except ValidationError as error:
+        raise ConfigError(f"{what}={value!r} is wrong: {_complaint(error.errors()[0])}") from None
+
+
+def _sentence(model: type[BaseModel], error: ErrorDetails) -> str:
+    """A validation error in one sentence that names the key and the fix."""
+    path = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        *sections, key = (str(part) for part in error["loc"])
+        place = f"section {'.'.join(sections)}" if sections else "the configuration"
+        return f"{place} has no key {key!r}{_nearest(key, _keys(model, sections))}"
+    return f"{path}={error['input']!r} is wrong: {_complaint(error)}"
+
+
+def _complaint(error: ErrorDetails) -> str:
+    text = error["msg"].removeprefix("Input ").removeprefix("Value error, ")
+    return f"it {text}" if text.startswith("should") else text
+
+
+def _keys(model: type[BaseModel], sections: Sequence[str]) -> list[str]:
+    for section in sections:
+        annotation = model.model_fields[section].annotation
+        kinds = (annotation, *getattr(annotation, "__args__", ()))
+        model = next(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel))
+    return list(model.model_fields)
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ";"
+    return f"{hint} {'use one of' if len(known) > 1 else 'known:'} {', '.join(known) or 'none'}"

@@ -1,0 +1,1 @@
+"""What a run has found: intervals, summaries, the run folder, progress and report in the terminal."""

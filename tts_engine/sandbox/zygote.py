@@ -1,0 +1,271 @@
+"""The engine's side of the sandbox's processes: starting the zygote, forking from it, exchanging frames.
+
+All of it belongs to the event loop that it was started in; nothing here blocks, and there are no threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+from collections import deque
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from tts_engine.errors import SandboxError
+from tts_engine.sandbox import worker
+
+START_SECONDS = 60.0
+"""How long a process may take to start (imports of numpy and sympy on a slow disk included)."""
+_ENVIRONMENT = {
+    "LANG": "C.UTF-8",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "PYTHONHASHSEED": "0",
+    "PYTHONDONTWRITEBYTECODE": "1",
+}
+
+
+class Lost(Exception):
+    """The process at the other end is gone."""
+
+
+class Channel(asyncio.Protocol):
+    """Frames to and from one process. Requests may be sent ahead; they are answered in order."""
+
+    def __init__(self, limit: int) -> None:
+        """Hang up on a process that sends a frame of more than `limit` bytes."""
+        self._limit = limit
+        self._waiting: deque[asyncio.Future[tuple[bytes, str]]] = deque()
+        self._received = bytearray()
+        self._unsent: list[bytes] = []
+        self._transport: asyncio.Transport | None = None
+        self._loop = asyncio.get_running_loop()
+
+    def expect(self) -> asyncio.Future[tuple[bytes, str]]:
+        """The next answer that nobody waits for yet: kind and text. Raises `Lost` when the process ends before."""
+        answer: asyncio.Future[tuple[bytes, str]] = self._loop.create_future()
+        if self._transport is None:
+            answer.set_exception(Lost())
+        else:
+            self._waiting.append(answer)
+        return answer
+
+    def ask(self, text: str) -> asyncio.Future[tuple[bytes, str]]:
+        """Send a request; requests of one turn of the event loop leave together."""
+        if not self._unsent:
+            self._loop.call_soon(self._flush)
+        self._unsent.append(worker.frame(worker.RUN, text))
+        return self.expect()
+
+    def close(self) -> None:
+        """Hang up."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Called by the event loop."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Called by the event loop. What comes is hostile: sizes are checked, and what nobody waits for is dropped."""
+        self._received += data
+        for kind, text in worker.frames(self._received):
+            answer = self._waiting.popleft() if self._waiting else None
+            if answer is not None and not answer.done():
+                answer.set_result((kind, text))
+        if len(self._received) > self._limit:
+            self.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Called by the event loop."""
+        self._transport = None
+        for answer in self._waiting:
+            if not answer.done():
+                answer.set_exception(Lost())
+        self._waiting.clear()
+
+    def _flush(self) -> None:
+        if self._transport is not None:
+            self._transport.write(b"".join(self._unsent))
+        self._unsent.clear()
+
+
+class Fork:
+    """A process forked from the zygote.
+
+    Attributes:
+        ran: how many texts of its chain it has run.
+        protections: a phrase for each, as it reported them before it ran anything.
+    """
+
+    def __init__(self, pid: int, channel: Channel) -> None:
+        self.pid = pid
+        self.channel = channel
+        self.ran = 0
+        self.protected = False
+        self.protections: tuple[str, ...] = ()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Its id stays its own until the zygote reaps it, which happens on command only."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
+
+class Zygote:
+    """The process that all others are forked from."""
+
+    def __init__(self, folder: str, settings: Mapping[str, Any], frame_limit: int) -> None:
+        """Start it.
+
+        Args:
+            folder: temporary folder in which each fork gets its own.
+            settings: what worker.py reads: memory, cpu, file_size, output.
+            frame_limit: bytes of the longest answer.
+        """
+        self._folder = folder
+        self._frame_limit = frame_limit
+        self._control, theirs = socket.socketpair()
+        self._control.setblocking(False)
+        self._received = b""
+        self._pending: deque[tuple[bytes, int, asyncio.Future[int]]] = deque()
+        self._cleaning: set[asyncio.Future[None]] = set()
+        self.alive = True
+        config = {**settings, "folder": folder, "readable": library_folders()}
+        command = [sys.executable, "-s", "-P", "-X", "utf8", worker.__file__, str(theirs.fileno()), json.dumps(config)]
+        with theirs:
+            self._process = subprocess.Popen(
+                command,
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                cwd=folder,
+                env=_ENVIRONMENT,
+                start_new_session=True,
+            )
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._control, self._on_readable)
+
+    async def fork(self, flags: int) -> Fork:
+        """A new process (flags of worker.FORK), ready to be asked.
+
+        Raises:
+            Lost: the zygote, or the new process, died.
+            SandboxError: the machine has no room for a process.
+        """
+        ours, theirs = socket.socketpair()
+        with theirs:
+            answer = self._command(worker.FORK, flags, [theirs.fileno()])
+        try:
+            pid = await answer
+        except BaseException:
+            ours.close()
+            raise
+        if pid < 0:
+            ours.close()
+            raise SandboxError(f"cannot fork a sandbox process: {os.strerror(-pid)}")
+        _, channel = await self._loop.create_unix_connection(lambda: Channel(self._frame_limit), sock=ours)
+        child = Fork(pid, channel)
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                kind, phrases = await channel.expect()
+        except BaseException:
+            self.discard(child)
+            raise
+        child.protected, child.protections = kind == worker.READY, tuple(phrases.split("\n"))
+        return child
+
+    def discard(self, child: Fork) -> asyncio.Future[int]:
+        """Kill a process at once; the future is its wait status (-1 when the zygote died)."""
+        child.channel.close()
+        child.signal(signal.SIGKILL)
+        return self._command(worker.REAP, child.pid, [])
+
+    async def close(self) -> None:
+        """End the zygote and with it every fork."""
+        self._hang_up()
+        self._process.kill()
+        while self._process.poll() is None:
+            await asyncio.sleep(0.001)
+        await asyncio.gather(*self._cleaning)
+
+    def _command(self, operation: bytes, argument: int, descriptors: list[int]) -> asyncio.Future[int]:
+        answer: asyncio.Future[int] = self._loop.create_future()
+        try:
+            socket.send_fds(self._control, [worker.COMMAND.pack(operation, argument)], descriptors)
+            self._pending.append((operation, argument, answer))
+        except OSError:
+            self._hang_up()
+            _give_up(operation, answer)
+        return answer
+
+    def _on_readable(self) -> None:
+        try:
+            data = self._control.recv(4096)
+        except OSError:
+            data = b""
+        if not data:
+            self._hang_up()
+            return
+        self._received += data
+        while len(self._received) >= worker.ANSWER.size:
+            (value,) = worker.ANSWER.unpack_from(self._received)
+            self._received = self._received[worker.ANSWER.size :]
+            self._settle(*self._pending.popleft(), value)
+
+    def _settle(self, operation: bytes, argument: int, answer: asyncio.Future[int], value: int) -> None:
+        if operation == worker.REAP:
+            self._clean(argument)
+        if not answer.done():
+            answer.set_result(value)
+        elif operation == worker.FORK and value > 0:  # nobody wants it any more
+            with suppress(ProcessLookupError):
+                os.kill(value, signal.SIGKILL)
+            self._command(worker.REAP, value, [])
+
+    def _clean(self, pid: int) -> None:
+        """Remove the folder of a process; only one that left files behind costs a thread."""
+        folder = os.path.join(self._folder, str(pid))
+        try:
+            os.rmdir(folder)
+        except FileNotFoundError:
+            return
+        except OSError:
+            removal = self._loop.run_in_executor(None, shutil.rmtree, folder, True)
+            self._cleaning.add(removal)
+            removal.add_done_callback(self._cleaning.discard)
+
+    def _hang_up(self) -> None:
+        if not self.alive:
+            return
+        self.alive = False
+        self._loop.remove_reader(self._control)
+        self._control.close()
+        for operation, _, answer in self._pending:
+            _give_up(operation, answer)
+        self._pending.clear()
+
+
+def _give_up(operation: bytes, answer: asyncio.Future[int]) -> None:
+    if answer.done():
+        return
+    if operation == worker.FORK:
+        answer.set_exception(Lost())
+    else:
+        answer.set_result(-1)
+
+
+def library_folders() -> list[str]:
+    """What imports read: the standard library, installed packages, shared libraries; not the checkout, not the home."""
+    python = [path for name, path in sysconfig.get_paths().items() if name.endswith(("lib", "stdlib"))]
+    shared = [str(Path(sys.base_prefix) / "lib"), "/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib"]
+    return list(dict.fromkeys([*python, *shared]))
