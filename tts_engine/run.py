@@ -162,6 +162,11 @@ class Engine:
             if (counters := getattr(model.backend, "counters", None)) is not None
         }
 
+    @property
+    def backends(self) -> Mapping[str, Backend]:
+        """The running backends by model name."""
+        return {name: model.backend for name, model in self._models.items()}
+
     def journal_stats(self) -> JournalStats:
         """What is in the journal, and how much of it was found instead of paid for."""
         return self._journal.stats()

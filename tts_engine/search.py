@@ -122,9 +122,11 @@ class Search:
                 task.cancel()
 
     async def judge(self, candidate: Candidate, samples: int) -> Judged:
-        """The candidate with the verifier's verdict over all its steps; without a verdict where none could be had."""
+        """The candidate with the verifier's verdict over all its steps; without one where none could be had, and where
+        nothing is paid for it: a candidate that ended without an answer cannot win."""
         verdict = None
-        if self._judge is not None and samples > 0 and candidate.steps:
+        hopeless = candidate.dead or (candidate.done and candidate.answer is None)
+        if self._judge is not None and samples > 0 and candidate.steps and not hopeless:
             texts = tuple(step.text for step in candidate.steps)
             calls = self._calls.within(self._lane_of.get(candidate.key, self._scope))
             try:

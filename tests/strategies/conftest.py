@@ -78,6 +78,8 @@ class Truth:
         )
         return make_verdict([chain] * samples, "product")
 
+    def publish(self) -> None: ...
+
     async def close(self) -> None: ...
 
 

@@ -1,0 +1,115 @@
+"""How much of the models' own speed a search keeps.
+
+    python benchmarks/search_throughput.py --problems 48
+
+Runs a search over the embedded models and notes every model call. Then the very same calls go straight to fresh backends,
+as fast as these take them: no search, no sandbox, no ledger, no journal. The seeds are in the calls, so both generate the
+same tokens; the fraction is the ratio of the wall-clock times. Search and raw run take turns (--rounds), which cancels slow
+drifts of the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import statistics
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from tts_engine import Engine, Problem
+from tts_engine.problems import load_problems
+from tts_engine.run import Event
+from tts_engine.types import Request
+
+
+def settings(strategy: str, n: int, samples: int) -> dict[str, Any]:
+    return {
+        "strategy": {"name": strategy, "n": n},
+        "verifier": {"name": "genprm", "samples": samples},
+        "run": {"concurrency": 24},
+    }
+
+
+async def search(config: dict[str, Any], problems: Sequence[Problem]) -> tuple[float, int, list[Request]]:
+    """Seconds, generated tokens and the calls of one search."""
+    requests: list[Request] = []
+    tokens = 0
+
+    def note(event: Event) -> None:
+        nonlocal tokens
+        if event.kind == "call":
+            requests.append(event.data["request"])
+            tokens += event.data["completion"].tokens
+
+    async with Engine.from_config(config) as engine:
+        started = time.perf_counter()
+        async for _ in engine.run(problems, note):
+            pass
+        return time.perf_counter() - started, tokens, requests
+
+
+async def raw(config: dict[str, Any], requests: Sequence[Request], at_once: int) -> tuple[float, int]:
+    """Seconds and generated tokens of the same calls, `at_once` in flight per model, in the order of the search."""
+
+    async def feed(calls: list[Request]) -> int:
+        todo = iter(calls)
+        done = 0
+
+        async def worker() -> None:
+            nonlocal done
+            for request in todo:
+                done += (await backends[request.model].complete(request)).tokens
+
+        await asyncio.gather(*(worker() for _ in range(at_once)))
+        return done
+
+    async with Engine.from_config(config) as engine:
+        backends = engine.backends
+        by_model = {name: [request for request in requests if request.model == name] for name in backends}
+        started = time.perf_counter()
+        counts = await asyncio.gather(*(feed(calls) for calls in by_model.values()))
+        return time.perf_counter() - started, sum(counts)
+
+
+async def compare(options: argparse.Namespace) -> None:
+    problems = load_problems("arith-dev")[: options.problems]
+    table = Table("strategy", "calls", "tokens", "search tok/s", "raw tok/s", "fraction", title="search against raw backends")
+    for strategy in options.strategies:
+        config = settings(strategy, options.n, options.samples)
+        fractions, speeds = [], Counter[str]()
+        for _ in range(options.rounds):
+            took, tokens, requests = await search(config, problems)
+            bare, same = await raw(config, requests, options.at_once)
+            if same != tokens:
+                raise SystemExit(f"the raw run generated {same} tokens, the search {tokens}: no fair comparison")
+            fractions.append(bare / took)
+            speeds.update({"search": int(tokens / took), "raw": int(tokens / bare)})
+        table.add_row(
+            strategy,
+            str(len(requests)),
+            str(tokens),
+            str(speeds["search"] // options.rounds),
+            str(speeds["raw"] // options.rounds),
+            f"{statistics.median(fractions):.2f} ({min(fractions):.2f} to {max(fractions):.2f})",
+        )
+    Console().print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--problems", type=int, default=48)
+    parser.add_argument("--strategies", nargs="+", default=["self-consistency", "best-of-n", "beam"])
+    parser.add_argument("--n", type=int, default=16)
+    parser.add_argument("--samples", type=int, default=8)
+    parser.add_argument("--at-once", type=int, default=512, help="calls in flight per model in the raw run")
+    parser.add_argument("--rounds", type=int, default=3)
+    asyncio.run(compare(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""The main job on the shipped checkpoints: a real policy searched with a real generative verifier."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tts_engine import Engine, Outcome
+from tts_engine.problems import load_problems
+from tts_engine.selection import select
+
+PROBLEMS = load_problems("arith-dev")[:40]
+
+
+async def solved(strategy: dict[str, Any], samples: int = 4, problems: int = 40, **config: Any) -> list[Outcome]:  # noqa: ANN401
+    settings = {"strategy": strategy, "verifier": {"samples": samples, **config.pop("verifier", {})}, **config}
+    async with Engine.from_config(settings) as engine:
+        results = {outcome.problem.id: outcome async for outcome in engine.run(PROBLEMS[:problems])}
+    return [results[problem.id] for problem in PROBLEMS[:problems]]
+
+
+@pytest.fixture(scope="module")
+async def best_of_8() -> list[Outcome]:
+    return await solved({"name": "best-of-n", "n": 8})
+
+
+async def test_the_verifier_finds_more_right_answers_than_voting(best_of_8: list[Outcome]) -> None:
+    weighted = sum(outcome.correct is True for outcome in best_of_8)
+    majority = sum(select(o.candidates, "majority").answer == o.problem.answer for o in best_of_8)
+    one = sum(j.candidate.answer == o.problem.answer for o in best_of_8 for j in o.candidates) / 8
+    assert weighted > majority
+    assert weighted > one + 4
+
+
+async def test_judgements_rest_on_checks_that_were_executed(best_of_8: list[Outcome]) -> None:
+    turns = [
+        turn
+        for outcome in best_of_8
+        for judged in outcome.candidates
+        if judged.verdict
+        for chain in judged.verdict.samples
+        for turn in chain
+    ]
+    checked = [turn for turn in turns if turn.code_runs and turn.code_runs[-1].ok]
+    assert len(checked) > 0.95 * len(turns)
+    agree = [turn for turn in checked if turn.score is not None and ("False" in turn.code_runs[-1].output) == (turn.score < 0.5)]
+    assert len(agree) > 0.9 * len(checked)
+    assert all("```python\n" in turn.rationale and "[Code Output]" in turn.rationale for turn in checked)
+    invalid = sum(turn.score is None for turn in turns)
+    assert invalid < 0.05 * len(turns)
+
+
+async def test_both_models_are_on_the_ledger(best_of_8: list[Outcome]) -> None:
+    for outcome in best_of_8:
+        assert set(outcome.usage) == {"generate", "verify"}
+        assert all(usage.flops > 0 and usage.completion > 0 for usage in outcome.usage.values())
+        assert outcome.usage["verify"].cached > 0  # type: ignore[index]  # a StrEnum is its string
+
+
+async def test_the_same_seed_gives_the_same_outcomes() -> None:
+    first = await solved({"name": "beam", "n": 8}, samples=2, problems=6)
+    second = await solved({"name": "beam", "n": 8}, samples=2, problems=6)
+    assert [o.candidates for o in first] == [o.candidates for o in second]
+    other = await solved({"name": "beam", "n": 8}, samples=2, problems=6, run={"seed": 1})
+    assert [o.candidates for o in other] != [o.candidates for o in first]
+
+
+async def test_the_discriminative_prm_judges_too() -> None:
+    results = await solved({"name": "best-of-n", "n": 8}, problems=10, verifier={"name": "prm"})
+    values = [judged.verdict.value for o in results for judged in o.candidates if judged.verdict]
+    assert all(value is not None and 0 <= value <= 1 for value in values)
+    assert len(set(values)) > 10
+
+
+async def test_a_budget_of_the_run_is_kept_by_real_models() -> None:
+    settings = {"strategy": {"name": "beam", "n": 8}, "verifier": {"samples": 4}, "budget": {"tokens": 20_000}}
+    async with Engine.from_config(settings) as engine:
+        results = [outcome async for outcome in engine.run(PROBLEMS[:8])]
+        assert engine.ledger.total.tokens <= 20_000
+    assert sum(outcome.answer is not None for outcome in results) >= 7
