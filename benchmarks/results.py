@@ -3,9 +3,9 @@
     python benchmarks/results.py                     # 300 problems, 3 seeds: about an hour on 2 cores
     python benchmarks/results.py --limit 30 --seeds 1 --out /tmp/results.md
 
-Every problem is sampled N=16 times and every solution judged by K=8 GenPRM chains and by the discriminative PRM; smaller
-N and K are evaluated on blocks of the same draws (n solutions: 16/n disjoint blocks; k chains: 8/k), so that all
-configurations are paired. Intervals: percentile bootstrap over problems (seeds of a problem stay together), 95 %.
+Every problem is sampled N=16 times and every solution judged by K=8 GenPRM chains and by the discriminative PRM;
+smaller N and K are evaluated on blocks of the same draws (n solutions: 16/n disjoint blocks; k chains: 8/k), so that
+all configurations are paired. Intervals: percentile bootstrap over problems (a problem's seeds stay together), 95 %.
 Calls are journalled below --work: an interrupted measurement goes on where it stopped.
 """
 
@@ -44,7 +44,7 @@ class Record:
         right: [N] bool.
         group: [N] number of the answer's class (-1: no answer).
         text: [N] number of the solution's text: equal texts are judged, and paid, once.
-        votes: [N][K] value of each single chain's prefix sets is computed from these step scores: [N][K][steps].
+        judged: [N] candidates with their GenPRM verdicts (K chains).
         prm: [N] value of the discriminative PRM.
         generate, verify, prm_cost: FLOPs and tokens: [N, 2], [N, K, 2], [N, 2].
     """
@@ -120,7 +120,8 @@ def values(records: Sequence[Record], k: int, block: int) -> list[Array]:
     """[N] GenPRM values of every record with the `block`-th k of the K chains."""
     result = []
     for item in records:
-        chosen = [judged.verdict.samples[block * k : (block + 1) * k] if judged.verdict else () for judged in item.judged]
+        part = slice(block * k, (block + 1) * k)
+        chosen = [judged.verdict.samples[part] if judged.verdict else () for judged in item.judged]
         verdicts = [make_verdict(samples, "product").value for samples in chosen]
         result.append(np.array([0.0 if value is None else value for value in verdicts]))
     return result
@@ -146,9 +147,8 @@ def chosen_right(item: Record, weight: Array, part: slice, how: str) -> float:
 def accuracy(records: Sequence[Record], weights: Sequence[Array], n: int, how: str) -> Array:
     """[records] accuracy at n candidates, averaged over the 16/n blocks."""
     parts = [slice(b * n, (b + 1) * n) for b in range(N // n)]
-    return np.array(
-        [np.mean([chosen_right(item, w, part, how) for part in parts]) for item, w in zip(records, weights, strict=True)]
-    )
+    pairs = zip(records, weights, strict=True)
+    return np.array([np.mean([chosen_right(item, w, part, how) for part in parts]) for item, w in pairs])
 
 
 def genprm_accuracy(records: Sequence[Record], n: int, k: int, how: str) -> Array:
@@ -220,11 +220,10 @@ def report(records: Sequence[Record], seeds: int, seconds: float) -> str:
     lines = [
         "# Results on the embedded models",
         "",
-        "Written by `python benchmarks/results.py`; do not edit. "
-        f"{len({item.problem for item in records})} held-out problems of `arith-test`, {seeds} seeds, N={N}, K={K}, policy"
-        " at temperature 1, version "
-        f"{tts_engine.__version__}, {platform.machine()}, torch on CPU. Accuracy in percent with 95 % bootstrap intervals"
-        " over problems; differences are paired.",
+        f"Written by `python benchmarks/results.py` (version {tts_engine.__version__}, {platform.machine()}, CPU); do not"
+        f" edit. {len({item.problem for item in records})} held-out problems of `arith-test`, {seeds} seeds, N={N}, K={K},"
+        " policy at temperature 1. Accuracy in percent with 95 % bootstrap intervals over problems; differences are"
+        " paired.",
         "",
         f"pass@1 {points(np.array([item.right.mean() for item in records]))},"
         f" pass@{N} (oracle) {points(np.array([float(item.right.any()) for item in records]))},"
@@ -255,10 +254,9 @@ def _cost_table(records: Sequence[Record], prm: list[Array], points: Callable[[A
     rows = []
     for n in (1, 2, 4, 8, 16):
         ones = [np.ones(N) for _ in records]
-        rows.append((cost(records, n, 0, 1), cost(records, n, 0, 0), f"{n}", "0", accuracy(records, ones, n, "majority")))
-        rows.append(
-            (cost(records, n, 0, 1, True), cost(records, n, 0, 0, True), f"{n}", "PRM", accuracy(records, prm, n, "weighted"))
-        )
+        plain, voted = accuracy(records, ones, n, "majority"), accuracy(records, prm, n, "weighted")
+        rows.append((cost(records, n, 0, 1), cost(records, n, 0, 0), f"{n}", "0", plain))
+        rows.append((cost(records, n, 0, 1, True), cost(records, n, 0, 0, True), f"{n}", "PRM", voted))
         for k in (1, 2, 4, 8):
             found = genprm_accuracy(records, n, k, "weighted")
             rows.append((cost(records, n, k, 1), cost(records, n, k, 0), f"{n}", f"{k}", found))
@@ -267,9 +265,9 @@ def _cost_table(records: Sequence[Record], prm: list[Array], points: Callable[[A
         "",
         "## Accuracy against cost",
         "",
-        "Score-weighted vote of N solutions with K GenPRM chains each (K=0: majority; PRM: the discriminative one). Tokens"
-        " computed by both models (prompt tokens from a cache are free) and FLOPs, a problem. `*`: on the frontier (no"
-        " cheaper configuration is as accurate).",
+        "Score-weighted vote of N solutions with K GenPRM chains each (K=0: majority; PRM: the discriminative one)."
+        " Tokens computed by both models (prompt tokens from a cache are free) and FLOPs, a problem. `*`: on the frontier"
+        " (no cheaper configuration is as accurate).",
         "",
         "| N | K | tokens | MFLOPs | accuracy | |",
         "|---|---|---|---|---|---|",
@@ -283,7 +281,8 @@ def _cost_table(records: Sequence[Record], prm: list[Array], points: Callable[[A
 
 
 def _level_table(records: Sequence[Record], ones: list[Array]) -> list[str]:
-    lines = ["", "## By difficulty", "", "| level | problems x seeds | pass@1 | majority | GenPRM vote K=8 |", "|---|---|---|---|---|"]
+    lines = ["", "## By difficulty", "", "| level | problems x seeds | pass@1 | majority | GenPRM vote K=8 |"]
+    lines.append("|---|---|---|---|---|")
     vote = genprm_accuracy(records, N, K, "weighted")
     majority = accuracy(records, ones, N, "majority")
     for level in sorted({item.level for item in records}):

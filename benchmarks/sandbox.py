@@ -1,6 +1,6 @@
 """Checks per second through the sandbox, against a fresh interpreter for every check.
 
-    python benchmarks/sandbox.py [--checks 500] [--workers 2]
+python benchmarks/sandbox.py [--checks 500] [--workers 2]
 """
 
 from __future__ import annotations

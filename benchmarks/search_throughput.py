@@ -2,10 +2,10 @@
 
     python benchmarks/search_throughput.py --problems 48
 
-Runs a search over the embedded models and notes every model call. Then the very same calls go straight to fresh backends,
-as fast as these take them: no search, no sandbox, no ledger, no journal. The seeds are in the calls, so both generate the
-same tokens; the fraction is the ratio of the wall-clock times. Search and raw run take turns (--rounds), which cancels slow
-drifts of the machine.
+Runs a search over the embedded models and notes every model call. Then the very same calls go straight to fresh
+backends, as fast as these take them: no search, no sandbox, no ledger, no journal. The seeds are in the calls, so both
+generate the same tokens; the fraction is the ratio of the wall-clock times. Search and raw run take turns (--rounds),
+which cancels slow drifts of the machine.
 """
 
 from __future__ import annotations
@@ -78,7 +78,8 @@ async def raw(config: dict[str, Any], requests: Sequence[Request], at_once: int)
 
 async def compare(options: argparse.Namespace) -> None:
     problems = load_problems("arith-dev")[: options.problems]
-    table = Table("strategy", "calls", "tokens", "search tok/s", "raw tok/s", "fraction", title="search against raw backends")
+    columns = ("strategy", "calls", "tokens", "search tok/s", "raw tok/s", "fraction")
+    table = Table(*columns, title="search against raw backends")
     for strategy in options.strategies:
         config = settings(strategy, options.n, options.samples)
         fractions, speeds = [], Counter[str]()

@@ -19,13 +19,13 @@ from rich.console import Console
 from rich.table import Table
 
 BARE = [sys.executable, "-c", "pass"]
+PROBLEM = "Ann has 12 pens. Ann buys 30 more pens. How many pens does Ann have now?"
 COMMANDS = {
     "python -c pass": (BARE, None),
     "import tts_engine": ([sys.executable, "-c", "import tts_engine"], 0.3),
     "tts-run --help": (["tts-run", "--help"], 0.5),
     "tts-run, one problem, beam, K=8": (
-        ["tts-run", "Ann has 12 pens. Ann buys 30 more pens. How many pens does Ann have now?"]
-        + ["--strategy", "beam", "--verifier-samples", "8"],
+        ["tts-run", PROBLEM, "--strategy", "beam", "--verifier-samples", "8"],
         60.0,
     ),
 }

@@ -44,7 +44,8 @@ async def test_judgements_rest_on_checks_that_were_executed(best_of_8: list[Outc
     ]
     checked = [turn for turn in turns if turn.code_runs and turn.code_runs[-1].ok]
     assert len(checked) > 0.95 * len(turns)
-    agree = [turn for turn in checked if turn.score is not None and ("False" in turn.code_runs[-1].output) == (turn.score < 0.5)]
+    judged = [(turn.score, turn.code_runs[-1].output) for turn in checked if turn.score is not None]
+    agree = [score for score, output in judged if ("False" in output) == (score < 0.5)]
     assert len(agree) > 0.9 * len(checked)
     assert all("```python\n" in turn.rationale and "[Code Output]" in turn.rationale for turn in checked)
     invalid = sum(turn.score is None for turn in turns)

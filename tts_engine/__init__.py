@@ -35,7 +35,7 @@ _HOMES = {
 __all__ = ["Budget", "Config", "Engine", "Outcome", "Problem", "TTSError", "UsageError", "__version__", "solve"]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> Any:  # noqa: ANN401  # whatever is asked for
     if name in _HOMES:
         return getattr(import_module(f"tts_engine.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'tts_engine' has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""The configuration of a run: frozen, strict, no I/O inside the models. Nonsense is refused at load, with the fix named.
+"""The configuration of a run: frozen, strict, no I/O inside the models. Nonsense is refused at load; the fix is named.
 
 A value comes from the defaults, then the YAML file, then `--set a.b=c`, then the command line's flags; the later wins.
 A strategy's signature is its schema (`check_params`), and so is a verifier's and a backend's.
@@ -230,7 +230,7 @@ def resolve(config: Config, strategies: Mapping[str, Callable[..., Any]], verifi
         raise ConfigError("strategy.samples is not a key; set verifier.samples (or --verifier-samples) instead")
     if config.verifier.name == "none" and "samples" in inspect.signature(strategy).parameters:
         raise ConfigError(
-            f"strategy {config.strategy.name} needs a verifier; choose one of {', '.join(verifiers)}, or another strategy"
+            f"strategy {config.strategy.name} needs a verifier; use one of {', '.join(verifiers)}, or another strategy"
         )
     params = check_params(strategy, config.strategy.params, f"strategy {config.strategy.name}", ("search", "samples"))
     verifier = config.verifier
@@ -290,7 +290,7 @@ def parse_set(text: str) -> dict[str, Any]:
     if not equals or not all(keys):
         raise ConfigError(f"--set {text!r} is not of the form section.key=value, such as strategy.n=32")
     try:
-        tree: Any = yaml.load(value, _Loader)  # noqa: S506  # a SafeLoader
+        tree: Any = yaml.load(value, _Loader)
     except yaml.YAMLError:
         raise ConfigError(f"--set {text!r}: the value is not YAML; put it in quotes") from None
     for key in reversed(keys):
@@ -309,7 +309,7 @@ _Loader.add_implicit_resolver(
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506  # a SafeLoader
+        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the configuration {path} ({_reason(error)}); check the path") from None
     except yaml.YAMLError as error:

@@ -41,7 +41,7 @@ def load_problems(source: str) -> list[Problem]:
     """
     path = Path(source)
     if path.is_file():
-        return parse_problems(_read(path), source, lines=".jsonl" in path.suffixes or path.suffix not in (".json", ".gz"))
+        return parse_problems(_read(path), source, lines=not path.name.endswith((".json", ".json.gz")))
     known = builtin_sets()
     if source in known:
         return parse_problems(known[source].read_text(encoding="utf-8"), source, lines=True)

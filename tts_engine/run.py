@@ -1,7 +1,7 @@
 """From a configuration to objects, and the loop over problems.
 
-    async with Engine.from_config() as engine:
-        outcome = await engine.solve("Ann has 3 apples ...", strategy="beam", verifier_samples=8)
+async with Engine.from_config() as engine:
+    outcome = await engine.solve("Ann has 3 apples ...", strategy="beam", verifier_samples=8)
 """
 
 from __future__ import annotations
@@ -363,7 +363,12 @@ class Engine:
         return whole, model.cost.upper_bound(prompt, min(policy.step_tokens, room))
 
 
-def solve(problem: Problem | str, *, config: Config | Mapping[str, Any] | Path | str | None = None, **options: Any) -> Outcome:  # noqa: ANN401, E501
+def solve(
+    problem: Problem | str,
+    *,
+    config: Config | Mapping[str, Any] | Path | str | None = None,
+    **options: Any,  # noqa: ANN401  # those of `Engine.solve`
+) -> Outcome:
     """Solve one problem synchronously; `options` as for `Engine.solve`.
 
     >>> solve("Ann has 3 boxes of 4 pens. How many pens?", strategy="beam").answer  # doctest: +SKIP

@@ -1,7 +1,7 @@
 """The handle that a strategy talks to: propose steps, judge them, finish with an answer.
 
-A strategy sees no model, no prompt and no socket, and decides nothing by order of arrival: children have keys in program
-order, verdicts depend on the text alone, and money is dealt out in lanes at `room`, the barrier between two waves.
+A strategy sees no model, no prompt and no socket, and decides nothing by order of arrival: children have keys in
+program order, verdicts depend on the text alone, and money is dealt out in lanes at `room`, the barrier between waves.
 """
 
 from __future__ import annotations
@@ -248,7 +248,9 @@ class Search:
         name = str(candidate.key)
         text = "\n".join(step.text for step in candidate.steps[node.depth :])
         usage = candidate.usage.asdict()
-        self.tree.add_node(name, text=text, depth=candidate.depth, done=candidate.done, dead=candidate.dead, usage=usage)
+        self.tree.add_node(
+            name, text=text, depth=candidate.depth, done=candidate.done, dead=candidate.dead, usage=usage
+        )
         self.tree.add_edge(str(node.key), name)
         self._judged[candidate.key] = Judged(candidate=candidate)
 

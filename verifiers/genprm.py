@@ -1,9 +1,9 @@
 """GenPRM: a process reward model that reasons, runs a Python check, then says Yes or No (arXiv 2504.00891; FACTS.md A).
 
-K samples are K independent chains over the solution: each chain's turn on a step is conditioned on its own earlier turns
-and has its own interpreter state. A chain stops at the first step it judges wrong, or when a judgement cannot be parsed.
-What a chain says of a prefix is a pure function of the prefix and the chain's number, so a longer prefix continues the
-chains of the shorter one, branches fork them, and equal texts are judged once.
+K samples are K independent chains over the solution: each chain's turn on a step is conditioned on its own earlier
+turns and has its own interpreter state. A chain stops at the first step it judges wrong, or when a judgement cannot be
+parsed. What a chain says of a prefix is a pure function of the prefix and the chain's number, so a longer prefix
+continues the chains of the shorter one, branches fork them, and equal texts are judged once.
 """
 
 from __future__ import annotations
@@ -276,5 +276,3 @@ class _Turn:
             code_runs=tuple(self._runs),
             usage=self._usage,
         )
-
-

@@ -67,5 +67,7 @@ class DiscriminativeJudge:
             )
         )
         if not completion.logprobs:
-            raise VerifierError(f"{self._verifier.model} gave no logprobs of {form.GOOD} and {form.BAD} at a step token")
+            raise VerifierError(
+                f"{self._verifier.model} gave no logprobs of {form.GOOD} and {form.BAD} at a step token"
+            )
         return StepJudgement(score=form.score(completion.logprobs[0]), usage=completion.usage)

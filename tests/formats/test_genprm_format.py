@@ -34,7 +34,8 @@ def test_reward_is_the_share_of_yes(judgement: str, alternatives: dict[str, floa
 
 
 def test_the_last_judgement_counts() -> None:
-    stream = tokens(("\\boxed{", {}), ("No", {"No": 0.0, "Yes": -9.0}), ("} ...", {}), HEAD, ("Yes", {"Yes": -0.1, "No": -2.5}), TAIL)
+    earlier = (("\\boxed{", {}), ("No", {"No": 0.0, "Yes": -9.0}), ("} ...", {}))
+    stream = tokens(*earlier, HEAD, ("Yes", {"Yes": -0.1, "No": -2.5}), TAIL)
     assert math.isclose(form.reward(stream) or 0.0, 0.9168273035060776)
 
 

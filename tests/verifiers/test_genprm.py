@@ -159,9 +159,8 @@ async def simulated(sandbox: SubprocessSandbox) -> tuple[GenPRM, Problem, tuple[
     task = Task(true_positive=0.8, false_positive=0.3)
     problem = task.problem(Key(3), steps=4)
     numbers = [int(word) for word in problem.prompt.replace(".", "").split() if word.isdigit()]
-    return genprm(sandbox), problem, tuple(f"Step {i + 1}: {n}+1={n + 1}." for i, n in enumerate(numbers)), SimulatedBackend(
-        "verifier", task=task
-    )
+    steps = tuple(f"Step {i + 1}: {n}+1={n + 1}." for i, n in enumerate(numbers))
+    return genprm(sandbox), problem, steps, SimulatedBackend("verifier", task=task)
 
 
 async def test_judging_step_by_step_equals_judging_at_once_and_costs_the_same(sandbox: SubprocessSandbox) -> None:
@@ -188,7 +187,7 @@ async def test_samples_are_nested_and_equal_texts_are_judged_once(sandbox: Subpr
 
 
 async def test_a_tight_budget_buys_fewer_whole_chains_and_is_kept(sandbox: SubprocessSandbox) -> None:
-    verifier, problem, steps, backend = await simulated(sandbox)
+    _, problem, steps, backend = await simulated(sandbox)
     small = genprm(sandbox, analysis_tokens=40, check_tokens=40)
     async with backend:
         calls = calls_for(backend, Budget(tokens=8_000))

@@ -1,9 +1,9 @@
 """A Hugging Face causal LM in this process, on a CPU or one GPU, with continuous batching and prefix reuse.
 
-Repeatable: a completion depends on the request alone (prompt, sampling, key) up to the rounding of the matrix products.
-On CPUs with bf16 instructions (`dtype="auto"` there) it is the same to the bit whatever else runs beside it and whatever
-was cached; in fp32 prompts and completions are rounded differently (about 1e-6), so a cached prefix can move a draw that
-is closer to a border than that. On a GPU nothing of the kind is promised.
+Repeatable: a completion depends on the request alone (prompt, sampling, key) up to the rounding of the matrix
+products. On CPUs with bf16 instructions (`dtype="auto"` there) it is the same to the bit whatever else runs beside it
+and whatever was cached; in fp32 prompts and completions are rounded differently (about 1e-6), so a cached prefix can
+move a draw that is closer to a border than that. On a GPU nothing of the kind is promised.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import os
 import re
 import threading
 import time
-from collections import deque
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,8 @@ import torch
 
 from tts_engine.backends.base import ModelInfo
 from tts_engine.backends.local_attention import PAGE
-from tts_engine.backends.local_engine import Call, Engine, Result
+from tts_engine.backends.local_calls import Call
+from tts_engine.backends.local_engine import Engine, Result
 from tts_engine.backends.local_model import (
     Weights,
     count_parameters,
@@ -175,7 +175,7 @@ class LocalBackend:
         tokens = self._encoder.prompt(request.prompt)
         if len(tokens) >= self._context:
             raise ContextExceeded(
-                f"the prompt has {len(tokens)} tokens; {self._name} takes {self._context} tokens of prompt and completion"
+                f"the prompt has {len(tokens)} tokens; {self._name} takes {self._context} of prompt and completion"
             )
         if not tokens:
             raise BackendError("the prompt is empty: nothing to continue")

@@ -62,7 +62,8 @@ class Group:
             hidden = keys > limits
             if window is not None:
                 hidden |= keys <= limits - window
-            self._bias[window] = torch.zeros(hidden.shape, device=keys.device).masked_fill_(hidden, HIDDEN)[:, None, None]
+            bias = torch.zeros(hidden.shape, device=keys.device).masked_fill_(hidden, HIDDEN)
+            self._bias[window] = bias[:, None, None]
         return self._bias[window]
 
     def read(self, pool: Tensor) -> Tensor:
@@ -84,9 +85,7 @@ class Batch:
     groups: list[Group]
 
 
-def make_group(
-    table: Ints, lengths: Ints, fresh: Ints, starts: Ints, width: int, device: torch.device | str
-) -> Group:
+def make_group(table: Ints, lengths: Ints, fresh: Ints, starts: Ints, width: int, device: torch.device | str) -> Group:
     """Plan the attention of n sequences.
 
     Args:
@@ -135,8 +134,18 @@ def _spread(values: Ints, entry: Ints, span: int) -> Ints:
     return out
 
 
-def attend(query: Tensor, keys: Tensor, values: Tensor, group: Group, window: int | None, softcap: float | None) -> Tensor:
-    """Causal attention of a group, [n * M, heads * head_dim]; `query` is [n * M, heads, head_dim], scaled by LOG2E too."""
+def attend(
+    query: Tensor, keys: Tensor, values: Tensor, group: Group, window: int | None, softcap: float | None
+) -> Tensor:
+    """Causal attention of a group, [n * M, heads * head_dim].
+
+    Args:
+        query: [n * M, heads, head_dim], multiplied by the model's scale and LOG2E.
+        keys, values: one layer's pages, [pages, kv_heads, PAGE, head_dim].
+        group: who attends to what.
+        window: how many keys a token sees (None: all before it).
+        softcap: bound of the scores, tanh(score / softcap) * softcap (Gemma 2).
+    """
     n, c = group.missing.shape
     m, kv, dim = group.width, keys.shape[1], query.shape[2]
     shared = query.shape[1] // kv  # query heads a key head serves
@@ -157,6 +166,8 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, group: Group, window: in
 
 def _combine(part: Tensor, peak: Tensor, mass: Tensor, group: Group, n: int, c: int) -> Tensor:
     """Join the pages' partial results of each sequence: [n, kv, shared, M, head_dim] in fp32."""
+    if c == 1:
+        return (part.float() / mass).index_select(0, group.where)
     part, peak, mass = (t.index_select(0, group.where).view(n, c, *t.shape[1:]) for t in (part, peak, mass))
     peak = peak.masked_fill(group.missing.view(n, c, 1, 1, 1, 1), 2 * HIDDEN)
     scale = (peak - peak.amax(1, keepdim=True)).exp2_()

@@ -38,7 +38,7 @@ class Pages:
 
 
 def chain(tokens: Sequence[int], start: int = 0, before: int = 0) -> list[int]:
-    """A hash for each prefix of whole blocks; the first `start` blocks are skipped, `before` is the hash of the last."""
+    """A hash for each prefix of whole blocks, without the first `start`; `before` is the hash of the last of these."""
     out = []
     for i in range(start * BLOCK, len(tokens) - BLOCK + 1, BLOCK):
         before = hash((before, tuple(tokens[i : i + BLOCK])))

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -18,84 +18,33 @@ import torch
 from torch import Tensor
 
 from tts_engine.backends.local_attention import PAGE, Batch, Group, Ints, make_group
+from tts_engine.backends.local_calls import Call, Rows
 from tts_engine.backends.local_cache import chain
 from tts_engine.backends.local_model import Weights
 from tts_engine.backends.local_sampling import draw, uniforms
 from tts_engine.backends.local_slots import BUSY, FULL, Slots
-from tts_engine.backends.local_text import Stops
 from tts_engine.errors import BackendError
-from tts_engine.types import Completion, Finish, Sampling, TokenLogprob, Usage
+from tts_engine.types import Completion, Finish, TokenLogprob, Usage
 
-WIDTHS = np.array([1, 8, 32, 128, 512])
-"""Numbers of new tokens that sequences are padded to, so that they attend together."""
+WIDEST = 512
+"""New tokens of one sequence in one step at most."""
+SLACK = 64
+"""Padding that is cheaper than attending in one more group, in tokens."""
 PREFILL = 1024
 """Prompt tokens computed in one step at most."""
-SCORES = (1 << 20, 1 << 26)
+SCORES = (1 << 18, 1 << 26)
 """Attention scores computed at once at most, on a CPU (1 MiB in fp32: they stay in its cache) and on a GPU."""
 LEAST = 8
 """Rows of a matrix product at least: with fewer, fp32 kernels sum in another order."""
-
-
-@dataclass(slots=True, eq=False)
-class Call:
-    """One request inside the engine. `limit` is the most tokens, prompt and completion together."""
-
-    tokens: list[int]
-    sampling: Sampling
-    stops: Stops
-    watch: tuple[tuple[str, int], ...]
-    seed: int
-    priority: int
-    limit: int
-    future: asyncio.Future[Completion]
-    sent: float
-    prompt: int
-    hashes: list[int] = field(default_factory=list)
-    slot: int = -1
-    cached: int = 0
-    logprobs: list[TokenLogprob] = field(default_factory=list)
-    cancelled: bool = False
-
-    @property
-    def detailed(self) -> bool:
-        """Whether each token's alternatives are wanted."""
-        return bool(self.watch) or self.sampling.logprobs > 0
 
 
 Result = tuple[Call, Completion | Exception]
 Deliver = Callable[[list[Result]], None]
 
 
-class _Rows:
-    """What sampling and ending need to know of each slot, as arrays."""
-
-    def __init__(self, slots: int, weights: Weights) -> None:
-        self.prompt: Ints = np.zeros(slots, np.int64)
-        self.limit: Ints = np.zeros(slots, np.int64)
-        self.last: Ints = np.zeros(slots, np.int64)
-        self.top_k: Ints = np.zeros(slots, np.int64)
-        self.seed = np.zeros(slots, np.uint64)
-        self.temperature = np.zeros(slots, np.float32)
-        self.top_p = np.zeros(slots, np.float32)
-        self.score = np.zeros(slots, np.float64)
-        self.detailed = np.zeros(slots, bool)
-        self.hot = np.zeros((slots, weights.vocabulary), bool)
-        self.ends = np.zeros(weights.vocabulary, bool)
-        self.ends[[token for token in weights.ends if token < weights.vocabulary]] = True
-
-    def start(self, slot: int, call: Call) -> None:
-        """Take over a call's settings."""
-        sampling = call.sampling
-        self.prompt[slot], self.limit[slot], self.last[slot] = call.prompt, call.limit, call.tokens[-1]
-        self.temperature[slot], self.top_k[slot] = sampling.temperature, sampling.top_k
-        self.top_p[slot], self.seed[slot] = sampling.top_p, call.seed
-        self.score[slot], self.detailed[slot] = 0.0, call.detailed
-        self.hot[slot] = call.stops.hot
-
-
 @dataclass(slots=True, eq=False)
 class _Step:
-    """One step's packed tokens; sequences ordered by the width they are padded to."""
+    """One step's packed tokens; sequences in falling order of new tokens."""
 
     slots: Ints
     fresh: Ints
@@ -126,7 +75,7 @@ class Engine:
         self._active: Ints = np.zeros(0, np.int64)
         self._waiting: list[tuple[int, int, Call]] = []
         self._arrived = 0
-        self._rows = _Rows(slots, weights)
+        self._rows = Rows(slots, weights)
         self._inbox: deque[Call] = deque()
         self._wake = threading.Event()
         self._asleep = False
@@ -234,22 +183,18 @@ class Engine:
         state = self._slots
         need = state.length[self._active] - state.computed[self._active]
         prompts = np.where(need > 1, need, 0)
-        fresh = np.minimum(np.where(need > 1, np.clip(PREFILL - (prompts.cumsum() - prompts), 0, need), 1), WIDTHS[-1])
-        widths = np.searchsorted(WIDTHS, fresh)
-        order = np.argsort(widths, kind="stable")
-        order = order[fresh[order] > 0]
-        slots, fresh, widths = self._active[order], fresh[order], widths[order]
+        fresh = np.minimum(np.where(need > 1, np.clip(PREFILL - (prompts.cumsum() - prompts), 0, need), 1), WIDEST)
+        order = np.argsort(-fresh, kind="stable")
+        order = order[: np.count_nonzero(fresh)]
+        slots, fresh = self._active[order], fresh[order]
         ends = state.computed[slots] + fresh
         for i in np.flatnonzero(state.owned[slots] * PAGE < ends):
             state.grow(int(slots[i]), int(ends[i]))
         starts = fresh.cumsum() - fresh
-        weight = (-(-ends // PAGE)) * WIDTHS[widths]
-        share = np.stack([widths, (weight.cumsum() - weight) // self._group])
-        edges = [0, *(np.flatnonzero((np.diff(share) != 0).any(0)) + 1).tolist(), len(slots)]
-        groups = [
-            make_group(state.table[slots[a:b]], ends[a:b], fresh[a:b], starts[a:b], int(WIDTHS[widths[a]]), self._device)
-            for a, b in pairwise(edges)
-        ]
+        groups = []
+        for a, b in pairwise(_edges(fresh, -(-ends // PAGE), self._group)):
+            width = int(fresh[a])
+            groups.append(make_group(state.table[slots[a:b]], ends[a:b], fresh[a:b], starts[a:b], width, self._device))
         ids, positions = self._packed(slots, fresh, starts)
         return _Step(slots, fresh, starts, ids, positions, groups)
 
@@ -330,9 +275,7 @@ class Engine:
             elif out[i]:
                 self._end(call, Finish.LENGTH)
 
-    def _detail(
-        self, logits: Tensor, norm: Tensor, slots: Ints, drawn: Ints, scores: npt.NDArray[np.float32]
-    ) -> None:
+    def _detail(self, logits: Tensor, norm: Tensor, slots: Ints, drawn: Ints, scores: npt.NDArray[np.float32]) -> None:
         """Note the alternatives of the rows that asked for them."""
         chosen = np.flatnonzero(self._rows.detailed[slots])
         table = logits[self._put(chosen)] - norm[self._put(chosen)][:, None]
@@ -418,3 +361,23 @@ class Engine:
 def _padded(array: Ints) -> Ints:
     """At least LEAST rows."""
     return array if len(array) >= LEAST else np.concatenate([array, np.zeros(LEAST - len(array), np.int64)])
+
+
+def _edges(fresh: Ints, pages: Ints, most: int) -> list[int]:
+    """Where to cut sequences, in falling order of new tokens, into groups that attend together.
+
+    A group is padded to its first member: it ends where that would waste a quarter and more than SLACK, before those
+    with a single new token, and where its scores (pages times width) would outgrow `most`.
+    """
+    singles = int(np.searchsorted(-fresh, -1))
+    edges, waste, scores = [0], 0, 0
+    for i in range(1, singles):
+        width = int(fresh[edges[-1]])
+        waste += width - int(fresh[i])
+        scores = int(pages[edges[-1] : i + 1].sum()) * width
+        if scores > most or (waste > SLACK and 4 * fresh[i] < 3 * width):
+            edges.append(i)
+            waste = 0
+    share = pages[singles:].cumsum() // most
+    cuts = np.flatnonzero(np.diff(share)) + 1 + singles
+    return sorted({*edges, singles, *cuts.tolist(), len(fresh)})

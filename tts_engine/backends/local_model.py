@@ -67,7 +67,7 @@ def read_config(folder: Path) -> Any:  # noqa: ANN401 - transformers' config cla
         DataError: the folder is missing or holds no usable causal LM.
     """
     if not folder.is_dir():
-        raise DataError(f"no model folder {str(folder)!r}: give a folder with config.json, *.safetensors and a tokenizer")
+        raise DataError(f"no model folder {str(folder)!r}: it should hold config.json, *.safetensors and a tokenizer")
     if not (folder / "config.json").is_file():
         raise DataError(f"{str(folder)!r} has no config.json: give a folder in Hugging Face format")
     if not list(folder.glob("*.safetensors")):
@@ -154,7 +154,7 @@ def load(folder: Path, device: torch.device, dtype: torch.dtype) -> Weights:
         DataError: transformers cannot load the folder, or its attention cannot run on a paged cache.
     """
     progress = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         options = {"trust_remote_code": False, "local_files_only": True}
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
@@ -165,8 +165,8 @@ def load(folder: Path, device: torch.device, dtype: torch.dtype) -> Weights:
         raise DataError(f"cannot load the model in {str(folder)!r}: {_first_line(error)}") from error
     finally:
         if progress:
-            logging.enable_progress_bar()
-    model = model.eval().requires_grad_(False).to(device)
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+    model = cast(nn.Module, model).eval().requires_grad_(False).to(device)
     return _weights(folder, model, tokenizer, dtype)
 
 
@@ -188,7 +188,7 @@ def _weights(folder: Path, model: Any, tokenizer: Any, dtype: torch.dtype) -> We
         kv_heads=shape.kv_width // head_dim,
         head_dim=head_dim,
         vocabulary=text.vocab_size,
-        ends=frozenset(token for end in ends for token in (end if isinstance(end, list) else [end]) if token is not None),
+        ends=frozenset(token for end in ends if end is not None for token in (end if isinstance(end, list) else [end])),
     )
 
 

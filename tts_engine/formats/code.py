@@ -31,8 +31,11 @@ def error_feedback(error: str) -> str:
 
     >>> error_feedback("ZeroDivisionError: division by zero")
     'Code execute Error: ZeroDivisionError: division by zero'
+    >>> error_feedback("TimeoutError: too slow")
+    'Code execute time out: too slow'
     """
-    return f"Code execute Error: {error}"
+    kind, _, message = error.partition(": ")
+    return f"Code execute time out: {message}" if kind == "TimeoutError" else f"Code execute Error: {error}"
 
 
 def feedback_block(output: str) -> str:

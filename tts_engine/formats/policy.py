@@ -10,6 +10,7 @@ import re
 
 from tts_engine.types import Message, Prompt
 
+FORMAT_VERSION = 1
 INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
 STEP_STOP = "\nStep "
 REFINE_REQUEST = (

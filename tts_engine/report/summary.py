@@ -58,7 +58,9 @@ def outcome_record(outcome: Outcome) -> Record:
     record |= {
         "usage": {str(role): usage.asdict() for role, usage in outcome.usage.items()},
         "stop_reason": outcome.stop_reason,
-        "failures": [{"where": f.where, "error": f.error, "message": f.message, "key": f.key} for f in outcome.failures],
+        "failures": [
+            {"where": f.where, "error": f.error, "message": f.message, "key": f.key} for f in outcome.failures
+        ],
         "seconds": outcome.seconds,
     }
     return record | {key: value for key, value in outcome.problem.meta.items() if key not in record}

@@ -55,6 +55,12 @@ class RunFolder:
         except OSError as error:
             raise DataError(f"cannot write to {self.path} ({error.strerror}); choose another --out") from None
 
+    def discard(self) -> None:
+        """Take back `create`, for a run that could not even start."""
+        for name in ("config.yaml", "problems.jsonl", *(f"journal.sqlite{end}" for end in ("", "-wal", "-shm"))):
+            (self.path / name).unlink(missing_ok=True)
+        self.path.rmdir()
+
     def load(self) -> tuple[Config, list[Problem]]:
         """The configuration and the problems of the run.
 

@@ -1,9 +1,9 @@
 """A bounded evaluator for the simplest checks: arithmetic, comparisons, names, `print`.
 
-Most checks of a step look like `print(r:=73+84, r==167)`. They need no interpreter: this module walks their syntax tree
-and computes on plain Python numbers and strings, so that the result is what Python would print, without executing any
-model-written code. It declines (raises `Declined`) everything else: attributes, subscripts, imports, loops, definitions,
-long texts, large numbers. What it declines goes to an isolated interpreter.
+Most checks of a step look like `print(r:=73+84, r==167)`. They need no interpreter: this module walks their syntax
+tree and computes on plain Python numbers and strings, so that the result is what Python would print, without executing
+any model-written code. It declines (raises `Declined`) everything else: attributes, subscripts, imports, loops,
+definitions, long texts, large numbers. What it declines goes to an isolated interpreter.
 
 The time of one call is bounded because the text is short, no construct repeats, and every value is small.
 Standard library only: the worker loads this file by its path.
@@ -30,7 +30,9 @@ MAX_DIGITS = 100
 MAX_OUTPUT = 8000
 """Characters that may be printed; more is declined."""
 
-Namespace = dict[str, Any]
+Value = Any
+"""A plain Python value: int, float, bool, str, None, or a tuple or list of such."""
+Namespace = dict[str, Value]
 
 
 class Declined(Exception):
@@ -85,9 +87,10 @@ _ERRORS = (ArithmeticError, NameError, SyntaxError)
 
 
 class Calculator:
-    """Answers checks of many chains; a chain is named by the texts that it ran before, so nothing is shared by accident."""
+    """Answers checks of many chains. A chain is named by the texts that it ran before: equal pasts, equal states."""
 
     def __init__(self, cached: int = 4096) -> None:
+        """Keep the states of the `cached` pasts that were used last; others are computed again."""
         self._cached = cached
         self._states: OrderedDict[tuple[str, ...], Namespace] = OrderedDict()
 
@@ -167,7 +170,7 @@ class _Run:
                 case _:
                     raise Declined(type(statement).__name__)
 
-    def assign(self, target: ast.expr, value: Any) -> None:
+    def assign(self, target: ast.expr, value: Value) -> None:
         match target:
             case ast.Name(id=name):
                 self.names[_plain(name)] = value
@@ -177,20 +180,20 @@ class _Run:
             case _:
                 raise Declined("assignment to " + type(target).__name__)
 
-    def value(self, node: ast.expr) -> Any:
+    def value(self, node: ast.expr) -> Value:
         evaluate_node = _NODES.get(type(node))
         if evaluate_node is None:
             raise Declined(type(node).__name__)
         return _small(evaluate_node(self, node))
 
-    def load(self, name: str) -> Any:
+    def load(self, name: str) -> Value:
         if name in self.names:
             return self.names[name]
         if hasattr(builtins, name) or name.startswith("__"):
             raise Declined(f"builtin {name}")
         raise NameError(f"name {name!r} is not defined")
 
-    def binary(self, op: ast.operator, left: Any, right: Any) -> Any:
+    def binary(self, op: ast.operator, left: Value, right: Value) -> Value:
         apply = _BINARY.get(type(op))
         if apply is None or not (_numbers(left, right) or (type(op) is ast.Add and type(left) is type(right) is str)):
             raise Declined(type(op).__name__)
@@ -210,16 +213,16 @@ class _Run:
             left = right
         return result
 
-    def boolean(self, node: ast.BoolOp) -> Any:
+    def boolean(self, node: ast.BoolOp) -> Value:
         stop_at = isinstance(node.op, ast.Or)
-        result: Any = None
+        result: Value = None
         for part in node.values:
             result = self.value(part)
             if bool(result) is stop_at:
                 break
         return result
 
-    def call(self, node: ast.Call) -> Any:
+    def call(self, node: ast.Call) -> Value:
         if not isinstance(node.func, ast.Name) or node.func.id in self.names:
             raise Declined("call")
         arguments = [self.value(argument) for argument in node.args]
@@ -239,7 +242,7 @@ class _Run:
         if sum(map(len, self.printed)) > MAX_OUTPUT:
             raise Declined("long output")
 
-    def walrus(self, node: ast.NamedExpr) -> Any:
+    def walrus(self, node: ast.NamedExpr) -> Value:
         result = self.value(node.value)
         self.assign(node.target, result)
         return result
@@ -270,7 +273,7 @@ _NODES: dict[type[ast.expr], Callable[[_Run, Any], Any]] = {
 }
 
 
-def _unary(op: ast.unaryop, operand: Any) -> Any:
+def _unary(op: ast.unaryop, operand: Value) -> Value:
     if type(op) not in _UNARY:
         raise Declined(type(op).__name__)
     return _UNARY[type(op)](operand)
@@ -282,11 +285,11 @@ def _plain(name: str) -> str:
     return name
 
 
-def _numbers(*values: Any) -> bool:
+def _numbers(*values: Value) -> bool:
     return all(type(value) in (int, float, bool) for value in values)
 
 
-def _small(value: Any) -> Any:
+def _small(value: Value) -> Value:
     """`value` if it is a plain value of bounded size, so that no operation on such values can be slow."""
     if _is_small_scalar(value):
         return value
@@ -295,7 +298,7 @@ def _small(value: Any) -> Any:
     raise Declined("large or unusual value")
 
 
-def _is_small_scalar(value: Any) -> bool:
+def _is_small_scalar(value: Value) -> bool:
     kind = type(value)
     if kind is int:
         return bool(value.bit_length() <= MAX_BITS)

@@ -75,7 +75,7 @@ def limit_resources(*, mapped: int, memory: int, cpu: int | None, file_size: int
     for which, limit in limits.items():
         _lower(which, limit)
     if cpu is not None:
-        _lower(resource.RLIMIT_CPU, cpu)
+        _lower(resource.RLIMIT_CPU, cpu, grace=1)
     return "rlimits on memory, CPU time, file size, open files and processes"
 
 
@@ -186,10 +186,10 @@ def _numbers(table: str, column: int) -> list[int]:
     return [int(row[1 + column]) for row in rows if row[1 + column] != "-"]
 
 
-def _lower(which: int, limit: int) -> None:
+def _lower(which: int, limit: int, grace: int = 0) -> None:
     hard = resource.getrlimit(which)[1]
-    bound = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
-    resource.setrlimit(which, (bound, bound))
+    ceiling = limit + grace if hard == resource.RLIM_INFINITY else min(limit + grace, hard)
+    resource.setrlimit(which, (min(limit, ceiling), ceiling))
 
 
 def mapped_bytes() -> int:

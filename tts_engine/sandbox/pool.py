@@ -14,9 +14,7 @@ import json
 import os
 import re
 import resource
-import shutil
 import signal
-import tempfile
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -55,6 +53,7 @@ class Limits:
     output: int = 16 << 10
 
     def __post_init__(self) -> None:
+        """Refuse limits that nothing could run under."""
         if min(self.wall, self.cpu, self.memory, self.file_size, self.output) <= 0:
             raise ValueError(f"every limit of the sandbox must be positive: {self}")
 
@@ -80,6 +79,7 @@ class SubprocessSession:
     """
 
     def __init__(self, sandbox: SubprocessSandbox, log: tuple[str, ...] = (), simple: bool = True) -> None:
+        """Use `SubprocessSandbox.session`."""
         self.log = log
         self.simple = simple
         self._sandbox = sandbox
@@ -133,7 +133,7 @@ class SubprocessSandbox:
         self._idle: OrderedDict[SubprocessSession, Fork] = OrderedDict()
         self._zygote: Zygote | None = None
         self._calculator: Fork | None = None
-        self._folder = ""
+        self._open = False
         self._protections: tuple[str, ...] = ()
 
     async def __aenter__(self) -> Self:
@@ -142,7 +142,7 @@ class SubprocessSandbox:
         Raises:
             SandboxError: the processes cannot be started, or the kernel cannot confine them.
         """
-        self._folder = tempfile.mkdtemp(prefix="tts-sandbox-")
+        self._open = True
         try:
             await self._processes()
         except BaseException:
@@ -151,11 +151,12 @@ class SubprocessSandbox:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        zygote, self._zygote, folder, self._folder = self._zygote, None, self._folder, ""
+        """Kill what runs and remove the temporary folder."""
+        self._open = False
         self._idle.clear()
+        zygote, self._zygote, self._calculator = self._zygote, None, None
         if zygote is not None:
             await zygote.close()
-        shutil.rmtree(folder, ignore_errors=True)
 
     def session(self) -> SubprocessSession:
         """A new, empty interpreter state."""
@@ -192,7 +193,7 @@ class SubprocessSandbox:
         if self._zygote is not None and self._zygote.alive and self._calculator is not None:
             return self._zygote, self._calculator
         async with self._restart:
-            if not self._folder:
+            if not self._open:
                 raise SandboxError("the sandbox is closed")
             if self._zygote is None or not self._zygote.alive:
                 await self._start_zygote()
@@ -213,7 +214,7 @@ class SubprocessSandbox:
             "file_size": limits.file_size,
             "output": limits.output,
         }
-        self._zygote = Zygote(self._folder, settings, frame_limit=limits.output + (1 << 20))
+        self._zygote = Zygote(settings, frame_limit=limits.output + (1 << 20))
 
     async def _start_calculator(self, zygote: Zygote) -> Fork:
         try:
@@ -232,8 +233,7 @@ class SubprocessSandbox:
     async def _calculate(self, zygote: Zygote, child: Fork, log: tuple[str, ...], code: str) -> _Reply | None:
         """The calculator's answer; None when it declines or had to be given up."""
         try:
-            async with asyncio.timeout(self.limits.wall):
-                kind, text = await child.channel.ask(json.dumps((*log, code)))
+            kind, text = await child.channel.ask(json.dumps((*log, code)), self.limits.wall)
         except (Lost, TimeoutError):
             if self._calculator is child:
                 self._calculator = None
@@ -251,8 +251,7 @@ class SubprocessSandbox:
         child.signal(signal.SIGCONT)
         try:
             for text in (*session.log[child.ran :], code):
-                async with asyncio.timeout(self.limits.wall):
-                    kind, output = await child.channel.ask(text)
+                kind, output = await child.channel.ask(text, self.limits.wall)
                 child.ran += 1
         except TimeoutError:
             zygote.discard(child)

@@ -21,6 +21,7 @@ import io
 import json
 import os
 import random
+import shutil
 import socket
 import struct
 import sys
@@ -44,15 +45,17 @@ COMMON = (
 )
 """What checks import most, and cheap: imported before the first interpreter is forked."""
 WARM_UP = {
-    "sympy": "from sympy import *; solve(sympify('x**2 - 2')); simplify('(x**2 - 1)/(x - 1)'); integrate(sympify('x**2'))"
+    "numpy": "import numpy.random, numpy.linalg, numpy.fft, numpy.polynomial",
+    "sympy": "from sympy import *\nsolve(sympify('x**2 - 2'))\nsimplify('(x**2 - 1)/(x - 1)')\nintegrate(sympify('x'))",
 }
-"""Run after the import, to fill caches that every fork would fill again."""
+"""Run after the import, to do once what every fork would do again (lazy imports, filling caches)."""
 
 FRAME = struct.Struct("<Ic")
 RUN, OK, ERROR, DECLINED, READY, UNPROTECTED = b"x", b"o", b"e", b"d", b"r", b"u"
 CHUNK = 1 << 16
 CUT = "\n[output cut]"
 
+Buffer = Any  # collections.abc.Buffer, from Python 3.12 on
 Handler = Callable[[str], tuple[bytes, str]]
 
 
@@ -74,7 +77,7 @@ def frames(buffer: bytearray) -> Iterator[tuple[bytes, str]]:
 
 
 def serve(control: socket.socket, settings: dict[str, Any]) -> None:
-    """The zygote: obey commands until the engine hangs up.
+    """The zygote: obey commands until the engine hangs up; its forks then die with it.
 
     FORK carries a socket for the new process and answers its process id; REAP answers the wait status of a process that
     the engine has killed (ids are not reused before that).
@@ -177,8 +180,8 @@ def interpret(limit: int) -> Handler:
         limit: bytes of output that are kept.
     """
     random.seed(0)
-    if numpy := sys.modules.get("numpy"):
-        numpy.random.seed(0)
+    if numpy_random := sys.modules.get("numpy.random"):
+        numpy_random.seed(0)
     main = sys.modules["__main__"] = types.ModuleType("__main__")
     return lambda code: execute(code, main.__dict__, limit)
 
@@ -207,11 +210,13 @@ class Output(io.BytesIO):
     """Keeps the first `limit` bytes and remembers that there were more."""
 
     def __init__(self, limit: int) -> None:
+        """Start empty."""
         super().__init__()
         self.room = limit
         self.cut = False
 
-    def write(self, data: Any, /) -> int:
+    def write(self, data: Buffer, /) -> int:
+        """Take what there is room for, and say that it was all taken."""
         taken = bytes(memoryview(data)[: self.room])
         super().write(taken)
         self.room -= len(taken)
@@ -239,3 +244,4 @@ if __name__ == "__main__":
     confine.prepare()
     start = {**json.loads(sys.argv[2]), "mapped": confine.mapped_bytes()}
     serve(socket.socket(fileno=int(sys.argv[1])), start)
+    shutil.rmtree(start["folder"], ignore_errors=True)  # the engine may have been killed

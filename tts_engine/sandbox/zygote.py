@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
@@ -50,21 +51,31 @@ class Channel(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._loop = asyncio.get_running_loop()
 
-    def expect(self) -> asyncio.Future[tuple[bytes, str]]:
-        """The next answer that nobody waits for yet: kind and text. Raises `Lost` when the process ends before."""
-        answer: asyncio.Future[tuple[bytes, str]] = self._loop.create_future()
-        if self._transport is None:
-            answer.set_exception(Lost())
-        else:
-            self._waiting.append(answer)
-        return answer
+    async def ask(self, text: str, seconds: float) -> tuple[bytes, str]:
+        """The answer to a request: kind and text; requests of one turn of the event loop leave together.
 
-    def ask(self, text: str) -> asyncio.Future[tuple[bytes, str]]:
-        """Send a request; requests of one turn of the event loop leave together."""
+        Raises:
+            TimeoutError: no answer within `seconds`. An answer that came while the event loop was busy still counts.
+            Lost: the process ended before.
+        """
         if not self._unsent:
             self._loop.call_soon(self._flush)
         self._unsent.append(worker.frame(worker.RUN, text))
-        return self.expect()
+        return await self.receive(seconds)
+
+    async def receive(self, seconds: float) -> tuple[bytes, str]:
+        """The next answer that nobody waits for yet; raises as `ask`."""
+        if self._transport is None:
+            raise Lost
+        answer: asyncio.Future[tuple[bytes, str]] = self._loop.create_future()
+        self._waiting.append(answer)
+        try:
+            await asyncio.wait([answer], timeout=seconds)
+            if not answer.done():
+                raise TimeoutError
+            return answer.result()
+        finally:
+            answer.cancel()
 
     def close(self) -> None:
         """Hang up."""
@@ -109,6 +120,7 @@ class Fork:
     """
 
     def __init__(self, pid: int, channel: Channel) -> None:
+        """A process that has not reported yet."""
         self.pid = pid
         self.channel = channel
         self.ran = 0
@@ -122,38 +134,57 @@ class Fork:
 
 
 class Zygote:
-    """The process that all others are forked from."""
+    """The process that all others are forked from. It has a temporary folder, and each fork a folder in there."""
 
-    def __init__(self, folder: str, settings: Mapping[str, Any], frame_limit: int) -> None:
+    def __init__(self, settings: Mapping[str, Any], frame_limit: int) -> None:
         """Start it.
 
         Args:
-            folder: temporary folder in which each fork gets its own.
             settings: what worker.py reads: memory, cpu, file_size, output.
             frame_limit: bytes of the longest answer.
+
+        Raises:
+            SandboxError: the interpreter cannot be started.
         """
-        self._folder = folder
+        self._folder = tempfile.mkdtemp(prefix="tts-sandbox-")
         self._frame_limit = frame_limit
         self._control, theirs = socket.socketpair()
         self._control.setblocking(False)
         self._received = b""
         self._pending: deque[tuple[bytes, int, asyncio.Future[int]]] = deque()
+        self._forks: set[Fork] = set()
         self._cleaning: set[asyncio.Future[None]] = set()
         self.alive = True
-        config = {**settings, "folder": folder, "readable": library_folders()}
-        command = [sys.executable, "-s", "-P", "-X", "utf8", worker.__file__, str(theirs.fileno()), json.dumps(config)]
         with theirs:
-            self._process = subprocess.Popen(
-                command,
-                pass_fds=[theirs.fileno()],
+            self._process = self._start(theirs.fileno(), settings)
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._control, self._on_readable)
+
+    def _start(self, control: int, settings: Mapping[str, Any]) -> subprocess.Popen[bytes]:
+        config = {**settings, "folder": self._folder, "readable": library_folders()}
+        try:
+            return subprocess.Popen(
+                [
+                    sys.executable,
+                    "-s",
+                    "-P",
+                    "-X",
+                    "utf8",
+                    os.path.abspath(worker.__file__),
+                    str(control),
+                    json.dumps(config),
+                ],
+                pass_fds=[control],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                cwd=folder,
+                cwd=self._folder,
                 env=_ENVIRONMENT,
                 start_new_session=True,
             )
-        self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(self._control, self._on_readable)
+        except OSError as error:
+            self._control.close()
+            shutil.rmtree(self._folder, ignore_errors=True)
+            raise SandboxError(f"cannot start {sys.executable} for the sandbox: {error}") from error
 
     async def fork(self, flags: int) -> Fork:
         """A new process (flags of worker.FORK), ready to be asked.
@@ -175,9 +206,9 @@ class Zygote:
             raise SandboxError(f"cannot fork a sandbox process: {os.strerror(-pid)}")
         _, channel = await self._loop.create_unix_connection(lambda: Channel(self._frame_limit), sock=ours)
         child = Fork(pid, channel)
+        self._forks.add(child)
         try:
-            async with asyncio.timeout(START_SECONDS):
-                kind, phrases = await channel.expect()
+            kind, phrases = await channel.receive(START_SECONDS)
         except BaseException:
             self.discard(child)
             raise
@@ -186,17 +217,21 @@ class Zygote:
 
     def discard(self, child: Fork) -> asyncio.Future[int]:
         """Kill a process at once; the future is its wait status (-1 when the zygote died)."""
+        self._forks.discard(child)
         child.channel.close()
         child.signal(signal.SIGKILL)
         return self._command(worker.REAP, child.pid, [])
 
     async def close(self) -> None:
-        """End the zygote and with it every fork."""
+        """End the zygote and with it every fork; remove the folder."""
+        for child in list(self._forks):
+            self.discard(child)
         self._hang_up()
         self._process.kill()
+        await asyncio.sleep(0)  # lets the channels close
         while self._process.poll() is None:
             await asyncio.sleep(0.001)
-        await asyncio.gather(*self._cleaning)
+        await self._loop.run_in_executor(None, shutil.rmtree, self._folder, True)
 
     def _command(self, operation: bytes, argument: int, descriptors: list[int]) -> asyncio.Future[int]:
         answer: asyncio.Future[int] = self._loop.create_future()
