@@ -220,10 +220,10 @@ def report(records: Sequence[Record], seeds: int, seconds: float) -> str:
     lines = [
         "# Results on the embedded models",
         "",
-        f"Written by `python benchmarks/results.py` (version {tts_engine.__version__}, {platform.machine()}, CPU); do not"
-        f" edit. {len({item.problem for item in records})} held-out problems of `arith-test`, {seeds} seeds, N={N}, K={K},"
-        " policy at temperature 1. Accuracy in percent with 95 % bootstrap intervals over problems; differences are"
-        " paired.",
+        f"Written by `python benchmarks/results.py` (version {tts_engine.__version__}, {platform.machine()}, CPU); do"
+        f" not edit. {len({item.problem for item in records})} held-out problems of `arith-test`, {seeds} seeds, N={N},"
+        f" K={K}, policy at temperature 1. Accuracy in percent with 95 % bootstrap intervals over problems; differences"
+        " are paired.",
         "",
         f"pass@1 {points(np.array([item.right.mean() for item in records]))},"
         f" pass@{N} (oracle) {points(np.array([float(item.right.any()) for item in records]))},"
@@ -266,8 +266,8 @@ def _cost_table(records: Sequence[Record], prm: list[Array], points: Callable[[A
         "## Accuracy against cost",
         "",
         "Score-weighted vote of N solutions with K GenPRM chains each (K=0: majority; PRM: the discriminative one)."
-        " Tokens computed by both models (prompt tokens from a cache are free) and FLOPs, a problem. `*`: on the frontier"
-        " (no cheaper configuration is as accurate).",
+        " Tokens computed by both models (prompt tokens from a cache are free) and FLOPs, a problem. `*`: on the"
+        " frontier (no cheaper configuration is as accurate).",
         "",
         "| N | K | tokens | MFLOPs | accuracy | |",
         "|---|---|---|---|---|---|",

@@ -72,13 +72,12 @@ class RunFolder:
         problems = parse_problems(self.problems.read_text(encoding="utf-8"), str(self.problems), lines=True)
         return Config.load(self.config), problems
 
-    def check(self, config: Config) -> None:
-        """Refuse to continue the run with another configuration.
+    def check(self, before: Config, config: Config) -> None:
+        """Refuse to continue the run, made with the configuration `before`, with another one.
 
         Raises:
             ConfigError: what changes results differs; names it.
         """
-        before = self.load()[0]
         if before.digest() != config.digest():
             changes = "; ".join(differences(before, config)) or "see config.yaml"
             raise ConfigError(
