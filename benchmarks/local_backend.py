@@ -60,7 +60,9 @@ async def measure_chains(backend: LocalBackend, n: int, turns: int) -> Row:
     async def chain(i: int, text: str) -> int:
         prompt, tokens = request(text, i).prompt, 0
         for turn in range(turns):
-            result = await backend.complete(request("", i * 1000 + turn, prompt, temperature=0, max_tokens=1 + (i + turn) % 30))
+            result = await backend.complete(
+                request("", i * 1000 + turn, prompt, temperature=0, max_tokens=1 + (i + turn) % 30)
+            )
             prompt = prompt.then(result.text, f"\n[Code Output] {turn} True\n")
             tokens += result.tokens
         return tokens

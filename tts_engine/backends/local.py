@@ -53,7 +53,8 @@ class LocalBackend:
         dtype: `auto`, `float32`, `bfloat16`, `float16`.
         slots: sequences that run, or are kept for their prefix, at once.
         context: most tokens of prompt and completion; the model's own by default.
-        threads: cores for the matrix products; half of the cores by default, for two models share a machine.
+        threads: cores for the matrix products; half of the cores by default, for two models share a machine. Torch
+            keeps one number for the whole process: the backend that was opened last decides.
         kv_bytes: memory for keys and values at most; a quarter of the machine's memory (of the GPU's free memory,
             half) by default. On a CPU it is taken page by page.
 

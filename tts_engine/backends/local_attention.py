@@ -26,6 +26,19 @@ HIDDEN = -1e30
 Ints = npt.NDArray[np.int64]
 
 
+class Scratch:
+    """Memory to copy pages into, kept: fresh memory costs a CPU ten times the copy."""
+
+    def __init__(self) -> None:
+        self._buffer: Tensor | None = None
+
+    def take(self, like: Tensor, count: int) -> Tensor:
+        """Room for `count` pages of the same kind."""
+        if self._buffer is None or len(self._buffer) < count:
+            self._buffer = torch.empty((count, *like.shape[1:]), dtype=like.dtype, device=like.device)
+        return self._buffer[:count]
+
+
 @dataclass(eq=False)
 class Group:
     """Sequences whose numbers of new tokens were padded to the same M; n sequences, E page entries, c pages at most.
@@ -66,11 +79,11 @@ class Group:
             self._bias[window] = bias[:, None, None]
         return self._bias[window]
 
-    def read(self, pool: Tensor) -> Tensor:
-        """The entries' keys or values, [E, kv_heads, PAGE, head_dim], contiguous."""
+    def read(self, cache: Tensor, scratch: Scratch) -> Tensor:
+        """The entries' keys or values, [E, kv_heads, PAGE, head_dim], contiguous; good until the next read."""
         if self.pages is None:
-            return pool[self.first : self.first + self.count]
-        return pool.index_select(0, self.pages)
+            return cache[self.first : self.first + self.count]
+        return torch.index_select(cache, 0, self.pages, out=scratch.take(cache, len(self.pages)))
 
 
 @dataclass(eq=False)
@@ -83,6 +96,7 @@ class Batch:
     tokens: int
     """How many of the packed tokens are real; the rest is padding."""
     groups: list[Group]
+    scratch: Scratch
 
 
 def make_group(table: Ints, lengths: Ints, fresh: Ints, starts: Ints, width: int, device: torch.device | str) -> Group:
@@ -100,7 +114,7 @@ def make_group(table: Ints, lengths: Ints, fresh: Ints, starts: Ints, width: int
     pages = table[owner, chunk]
     first, span = int(pages.min()), int(np.ptp(pages)) + 1
     where = np.zeros(exists.shape, np.int64)
-    in_place = span <= 2 * len(pages)  # copying a page costs about as much as attending to it
+    in_place = 2 * span <= 3 * len(pages)  # copying a page costs half of attending to it
     if in_place:
         entry = pages - first
         owner, chunk = _spread(owner, entry, span), _spread(chunk, entry, span)
@@ -135,7 +149,13 @@ def _spread(values: Ints, entry: Ints, span: int) -> Ints:
 
 
 def attend(
-    query: Tensor, keys: Tensor, values: Tensor, group: Group, window: int | None, softcap: float | None
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    group: Group,
+    scratch: Scratch,
+    window: int | None = None,
+    softcap: float | None = None,
 ) -> Tensor:
     """Causal attention of a group, [n * M, heads * head_dim].
 
@@ -143,6 +163,7 @@ def attend(
         query: [n * M, heads, head_dim], multiplied by the model's scale and LOG2E.
         keys, values: one layer's pages, [pages, kv_heads, PAGE, head_dim].
         group: who attends to what.
+        scratch: room for copied pages.
         window: how many keys a token sees (None: all before it).
         softcap: bound of the scores, tanh(score / softcap) * softcap (Gemma 2).
     """
@@ -151,14 +172,14 @@ def attend(
     shared = query.shape[1] // kv  # query heads a key head serves
     rows = query.view(n, m, kv, shared, dim).permute(0, 2, 3, 1, 4).reshape(n, kv * shared * m * dim)
     rows = rows.index_select(0, group.owner).view(-1, shared * m, dim)
-    k, v = group.read(keys).flatten(0, 1), group.read(values).flatten(0, 1)
-    scores = torch.bmm(rows, k.mT).float().view(-1, kv, shared, m, PAGE)
+    scores = torch.bmm(rows, group.read(keys, scratch).flatten(0, 1).mT).float().view(-1, kv, shared, m, PAGE)
     if softcap is not None:
         scores = torch.tanh(scores / (softcap * LOG2E)) * (softcap * LOG2E)
     scores += group.bias(window)
     peak = scores.amax(-1, keepdim=True)
     weights = scores.sub_(peak).exp2_()
     mass = weights.sum(-1, keepdim=True)
+    v = group.read(values, scratch).flatten(0, 1)
     part = torch.bmm(weights.to(v.dtype).view(-1, shared * m, PAGE), v).view(-1, kv, shared, m, dim)
     out = _combine(part, peak, mass, group, n, c)
     return out.permute(0, 3, 1, 2, 4).reshape(n * m, kv * shared * dim).to(query.dtype)
@@ -196,7 +217,7 @@ def paged_attention(
     q = (query[0] * (scaling * LOG2E)).transpose(0, 1)
     out = q.new_zeros(q.shape[0], q.shape[1] * q.shape[2])
     for group in paged.groups:
-        result = attend(q.index_select(0, group.queries), keys, values, group, sliding_window, softcap)
+        result = attend(q.index_select(0, group.queries), keys, values, group, paged.scratch, sliding_window, softcap)
         if group.rows is None:
             out.index_copy_(0, group.queries, result)
         else:

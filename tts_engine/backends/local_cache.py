@@ -16,11 +16,11 @@ class Pages:
     """Free pages, lowest first so that those in use stay close together."""
 
     def __init__(self, total: int) -> None:
-        self.total = total
         self._free = list(range(total))
 
     @property
     def free(self) -> int:
+        """How many pages nobody owns."""
         return len(self._free)
 
     def take(self) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import heapq
 import math
 import threading
@@ -17,9 +16,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tts_engine.backends.local_attention import PAGE, Batch, Group, Ints, make_group
-from tts_engine.backends.local_calls import Call, Rows
+from tts_engine.backends.local_attention import PAGE, Batch, Group, Ints, Scratch, make_group
 from tts_engine.backends.local_cache import chain
+from tts_engine.backends.local_calls import Call, Rows
 from tts_engine.backends.local_model import Weights
 from tts_engine.backends.local_sampling import draw, uniforms
 from tts_engine.backends.local_slots import BUSY, FULL, Slots
@@ -75,6 +74,7 @@ class Engine:
         self._active: Ints = np.zeros(0, np.int64)
         self._waiting: list[tuple[int, int, Call]] = []
         self._arrived = 0
+        self._scratch = Scratch()
         self._rows = Rows(slots, weights)
         self._inbox: deque[Call] = deque()
         self._wake = threading.Event()
@@ -219,7 +219,7 @@ class Engine:
         state.computed[step.slots] += step.fresh
         whole = state.computed[step.slots] == state.length[step.slots]
         keep = (step.starts + step.fresh - 1)[whole]
-        batch = Batch(self._pool, self._put(writes.ravel()), len(step.ids), step.groups)
+        batch = Batch(self._pool, self._put(writes.ravel()), len(step.ids), step.groups, self._scratch)
         output = self._weights.model(
             input_ids=self._put(_padded(step.ids))[None],
             position_ids=self._put(_padded(step.positions))[None],

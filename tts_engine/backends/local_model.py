@@ -154,7 +154,7 @@ def load(folder: Path, device: torch.device, dtype: torch.dtype) -> Weights:
         DataError: transformers cannot load the folder, or its attention cannot run on a paged cache.
     """
     progress = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()
     try:
         options = {"trust_remote_code": False, "local_files_only": True}
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
@@ -165,9 +165,9 @@ def load(folder: Path, device: torch.device, dtype: torch.dtype) -> Weights:
         raise DataError(f"cannot load the model in {str(folder)!r}: {_first_line(error)}") from error
     finally:
         if progress:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
-    model = cast(nn.Module, model).eval().requires_grad_(False).to(device)
-    return _weights(folder, model, tokenizer, dtype)
+            logging.enable_progress_bar()
+    module = cast(nn.Module, model).eval().requires_grad_(False).to(device)
+    return _weights(folder, module, tokenizer, dtype)
 
 
 def _weights(folder: Path, model: Any, tokenizer: Any, dtype: torch.dtype) -> Weights:  # noqa: ANN401

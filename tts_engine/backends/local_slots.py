@@ -42,11 +42,6 @@ class Slots:
         self._copies: tuple[list[int], list[int]] = ([], [])
 
     @property
-    def kept(self) -> int:
-        """Slots kept for their prefix."""
-        return len(self._idle)
-
-    @property
     def full(self) -> bool:
         """Whether every slot is running."""
         return not self._free and not self._idle

@@ -25,6 +25,7 @@ class Recent(Generic[_V]):
         self._known: OrderedDict[Hashable, _V] = OrderedDict()
 
     def __call__(self, key: Hashable) -> _V:
+        """The function's result, computed at most once while it is remembered."""
         value = self._known.get(key)
         if value is None:
             value = self._known[key] = self._make(key)
