@@ -1,54 +1,100 @@
-"""Beam search over steps, guided by the verifier (Snell et al., 2408.03314; CO-TTS, 2502.06703; FACTS.md D)."""
+"""Beam search over steps, guided by the verifier (Snell et al., 2408.03314; CO-TTS, 2502.06703; FACTS.md D), and its
+relative DVTS: diverse verifier tree search, which is many narrow beams side by side."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Sequence
-
-from tts_engine.search import Search, program_order
-from tts_engine.strategies.options import Count, Select
-from tts_engine.types import Candidate, Judged, Outcome
+from tts_engine.search import Search
+from tts_engine.strategies.levels import Beam, Gate, deal, together
+from tts_engine.strategies.options import Count, Natural, Select, Share, Widths
+from tts_engine.types import Judged, Outcome
 
 
 async def beam(
-    search: Search, *, n: Count = 16, width: Count = 4, samples: Count = 8, select: Select = "weighted"
+    search: Search,
+    *,
+    n: Count = 16,
+    width: Widths = 4,
+    samples: Count = 8,
+    every: Count = 1,
+    lookahead: Natural = 0,
+    diversity: Share = 0.0,
+    select: Select = "weighted",
 ) -> Outcome:
     """At every depth make `n` children, keep the best `n // width`, expand each `width` times.
 
+    Equal texts may take several places, as published: they share one verdict and are expanded with different draws, so
+    that what the policy finds likely and the verifier finds right is expanded more; `diversity` works against it.
+
     Args:
         n: children a depth; the search ends when so many candidates have ended, or when nothing is left to expand.
-        width: children of each survivor.
+        width: children of each survivor; or a list, one entry a level, the last for all further levels.
         samples: verifier samples for each child; a child continues its parent's verification chains.
+        every: steps that are made between two judgements.
+        lookahead: a child is judged by what so many further steps make of it (0: by itself).
+        diversity: what every better sibling, and every better child with the same text, takes off a child's score.
         select: how the answer is chosen among the ended candidates.
     """
-    ended: list[Judged] = []
-    survivors: Sequence[Candidate] = [search.root]
-    while survivors and len(ended) < n and (size := search.room(n - len(ended), samples)):
-        shares = _shares(size, len(survivors))
-        groups = await asyncio.gather(
-            *(search.judged(search.propose(node, share), samples) for node, share in zip(survivors, shares, strict=True))
-        )
-        children = sorted((child for group in groups for child in group), key=program_order)
-        ended += [child for child in children if child.candidate.done]
-        survivors = keep(children, max(1, n // width))
-    return await search.finish(ended, select)
+    pool = await beam_pool(search, n, width, samples, every=every, lookahead=lookahead, diversity=diversity)
+    return await search.finish(pool, select)
 
 
-def keep(children: Sequence[Judged], places: int) -> list[Candidate]:
-    """The best unfinished children, ties to the earlier one; without a verdict a child comes last.
+async def beam_pool(
+    search: Search,
+    n: int,
+    width: Widths,
+    samples: int,
+    *,
+    every: int = 1,
+    lookahead: int = 0,
+    diversity: float = 0.0,
+) -> list[Judged]:
+    """What ended in a beam; the arguments are those of `beam`."""
+    widths = width if isinstance(width, list) else [width]
+    gate = Gate(search, 1, samples, steps=every + lookahead)
+    one = Beam(
+        search=search,
+        gate=gate,
+        n=n,
+        widths=widths,
+        samples=samples,
+        every=every,
+        lookahead=lookahead,
+        diversity=diversity,
+    )
+    return await one.run()
 
-    Equal texts may take several places, as published: they share one verdict and are expanded with different draws, so
-    that what the policy finds likely and the verifier finds right is expanded more.
+
+async def dvts(
+    search: Search,
+    *,
+    n: Count = 16,
+    width: Count = 4,
+    samples: Count = 8,
+    every: Count = 1,
+    lookahead: Natural = 0,
+    select: Select = "weighted",
+) -> Outcome:
+    """`n // width` independent subtrees: each makes `width` children a depth and goes on with its best one.
+
+    Args:
+        n: children a depth, over all subtrees; where `width` does not divide it, the first subtrees are wider by one.
+        width: children of a subtree.
+        samples, every, lookahead, select: as for `beam`.
     """
-    unfinished = [child for child in children if not child.candidate.done and not child.candidate.dead]
-    ranked = sorted(unfinished, key=_score, reverse=True)
-    return [child.candidate for child in ranked[:places]]
-
-
-def _score(judged: Judged) -> float:
-    return judged.verdict.value if judged.verdict is not None and judged.verdict.value is not None else -1.0
-
-
-def _shares(total: int, places: int) -> list[int]:
-    """`total` children over at most `places` parents as evenly as they go, the better parents first."""
-    return [total // places + (i < total % places) for i in range(places)]
+    trees = max(1, n // width)
+    gate = Gate(search, trees, samples, steps=every + lookahead)
+    beams = [
+        Beam(
+            search=search,
+            gate=gate,
+            party=i,
+            n=share,
+            widths=[share],
+            samples=samples,
+            every=every,
+            lookahead=lookahead,
+        )
+        for i, share in enumerate(deal(n, [n] * trees))
+    ]
+    pools = await together(each.run() for each in beams)
+    return await search.finish([judged for pool in pools for judged in pool], select)

@@ -1,4 +1,4 @@
-"""Self-consistency: draw N whole solutions and take the most frequent answer. No verifier is paid (Wang et al., 2022)."""
+"""Self-consistency: draw N whole solutions and take the most frequent answer; no verifier is paid (2203.11171)."""
 
 from __future__ import annotations
 

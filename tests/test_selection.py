@@ -71,3 +71,17 @@ def test_oracle_finds_a_right_answer_if_there_is_one() -> None:
 def test_unknown_selector_names_the_known_ones() -> None:
     with pytest.raises(ValueError, match="majority, best, weighted, oracle"):
         select([], "loudest")
+
+
+def test_pessimism_matches_the_published_oracle() -> None:
+    """Means less alpha ln(N) / (n_a + 1), alpha 0.5, N 8 (FACTS.md E)."""
+    scores = {"A": (0.9, 0.8, 0.7), "B": (0.95,), "C": (0.5, 0.5, 0.5, 0.5)}
+    pool = [judged(answer, value) for answer, values in scores.items() for value in values]
+    expected = {"A": 0.5400698072900207, "B": 0.430139614580041, "C": 0.29205584583201644}
+    assert select(pool, "pessimistic").weights == pytest.approx(expected)
+    assert select(pool, "weighted").weights == pytest.approx({"A": 2.4, "B": 0.95, "C": 2.0})
+
+
+def test_counts_weigh_the_votes_of_a_majority() -> None:
+    pool = [judged("1", None), judged("1", None), judged("2", 0.1)]
+    assert select(pool, "majority", counts=[0.2, 0.2, 0.6]).answer == "2"

@@ -16,7 +16,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from tts_engine.compute.budget import UNITS, Budget
@@ -25,10 +34,12 @@ from tts_engine.errors import ConfigError
 
 BackendName = Literal["local", "simulated", "replay"]
 Positive = Annotated[int, Field(ge=1)]
+Arguments = Annotated[dict[str, Any], BeforeValidator(lambda value: {} if value is None else value)]
+"""Keyword arguments; `null` in a later source takes those of the earlier ones away."""
 Share = Annotated[float, Field(gt=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
-EMBEDDED_VERIFIERS = {"genprm": "embedded:genprm", "prm": "embedded:prm"}
+EMBEDDED_VERIFIERS = {"genprm": "embedded:genprm", "prm": "embedded:prm", "outcome": "embedded:prm"}
 """Models that verifiers use when the configuration names none."""
 
 
@@ -64,7 +75,7 @@ class PolicyConfig(Section):
 
     backend: BackendName = "local"
     model: str = "embedded:policy"
-    options: dict[str, Any] = {}
+    options: Arguments = {}
     temperature: NonNegative = 1.0
     top_p: Share = 1.0
     top_k: Annotated[int, Field(ge=0)] = 0
@@ -88,8 +99,8 @@ class VerifierConfig(Section):
     backend: BackendName = "local"
     model: str | None = None
     samples: Positive = 8
-    options: dict[str, Any] = {}
-    params: dict[str, Any] = {}
+    options: Arguments = {}
+    params: Arguments = {}
     temperature: NonNegative = 0.6
     top_p: Share = 0.95
     top_k: Annotated[int, Field(ge=0)] = 20

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 from tts_engine.calls import Calls
-from tts_engine.types import Key, Problem, Verdict
+from tts_engine.types import Candidate, Key, Problem, Verdict
 
 
 class Judge(Protocol):
@@ -33,6 +34,22 @@ class Judge(Protocol):
     async def close(self) -> None: ...
 
 
+@runtime_checkable
+class CandidateJudge(Protocol):
+    """A judge that looks at more than the texts: at how sure the policy was, or at what other judges say of it."""
+
+    async def judge(self, candidate: Candidate, samples: int, calls: Calls) -> Verdict:
+        """As `Judge.__call__`, for a candidate of a search."""
+        ...
+
+
+async def judge_candidate(judge: Judge, candidate: Candidate, samples: int, calls: Calls) -> Verdict:
+    """What `judge` says of a candidate: from the candidate if it can, else from its texts. Raises as `Judge` does."""
+    if isinstance(judge, CandidateJudge):
+        return await judge.judge(candidate, samples, calls)
+    return await judge(tuple(step.text for step in candidate.steps), samples, calls)
+
+
 class Verifier(Protocol):
     """Makes a `Judge` for each problem."""
 
@@ -42,3 +59,24 @@ class Verifier(Protocol):
         ...
 
     def open(self, problem: Problem, key: Key) -> Judge: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Critique:
+    """What is wrong with a solution: the first bad step (0-based) and what the verifier says of it (maybe nothing)."""
+
+    step: int
+    text: str = ""
+
+
+def critique_of(verdict: Verdict | None, threshold: float = 0.5) -> Critique | None:
+    """The first step scored below `threshold`, with the analysis of the first sample that agrees (FACTS.md A).
+
+    None where no step is bad or there is no verdict.
+    """
+    step = None if verdict is None else verdict.first_error(threshold)
+    if verdict is None or step is None:
+        return None
+    said = [sample[step] for sample in verdict.samples if len(sample) > step]
+    bad = [judgement for judgement in said if judgement.score is not None and judgement.score < threshold]
+    return Critique(step=step, text=(bad or said)[0].analysis if said else "")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from tts_engine.calls import Calls
 from tts_engine.formats import policy as form
 from tts_engine.formats.answers import extract_answer
-from tts_engine.types import Candidate, Completion, Finish, Key, Request, Role, Sampling, Step
+from tts_engine.types import Candidate, Completion, Finish, Key, Prompt, Request, Role, Sampling, Step
 
 
 class Policy(Protocol):
@@ -23,6 +23,19 @@ class Policy(Protocol):
     """
 
     async def __call__(self, node: Candidate, key: Key, calls: Calls, *, whole: bool) -> Candidate: ...
+
+
+@runtime_checkable
+class Writer(Protocol):
+    """What a policy can do besides, if it is to refine solutions or to think again. Raises as a policy does."""
+
+    async def refine(self, candidate: Candidate, step: str, critique: str, *, key: Key, calls: Calls) -> Candidate:
+        """A new solution after a critique of one step of an old one, its parent. Pure as a policy is."""
+        ...
+
+    async def resume(self, candidate: Candidate, words: str, *, key: Key, calls: Calls) -> Candidate:
+        """The solution carried on to another end by a step that begins with `words`."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,10 +70,30 @@ class LanguagePolicy:
         )
         return self._extended(node, key, completion, whole)
 
+    async def refine(self, candidate: Candidate, step: str, critique: str, *, key: Key, calls: Calls) -> Candidate:
+        """The whole solution written anew after a critique (FACTS.md A); its usage is that of the rewriting."""
+        messages = form.refine_messages(candidate.problem.prompt, candidate.text, step, critique)
+        prompt = Prompt(messages=messages, continuation=form.continuation(()))
+        completion = await calls.complete(
+            Request(role=Role.REFINE, model=self.model, prompt=prompt, sampling=self.sampling, key=key)
+        )
+        blank = Candidate(problem=candidate.problem, key=candidate.key)
+        return self._extended(blank, key, completion, whole=True)
+
+    async def resume(self, candidate: Candidate, words: str, *, key: Key, calls: Calls) -> Candidate:
+        """The rest of the solution after the forced words (budget forcing, 2501.19393): it answers anew or not at all."""
+        texts = tuple(step.text for step in candidate.steps)
+        prompt = form.solve_prompt(candidate.problem.prompt, texts).then(words)
+        completion = await calls.complete(
+            Request(role=Role.GENERATE, model=self.model, prompt=prompt, sampling=self.sampling, key=key)
+        )
+        return self._extended(candidate, key, replace(completion, text=words + completion.text), whole=True)
+
     def _extended(self, node: Candidate, key: Key, completion: Completion, whole: bool) -> Candidate:
         text = form.heading(node.depth) + completion.text.strip()
         parts = form.split_steps(text) if whole else (text,)
-        steps = node.steps + tuple(Step(text=part, finish=completion.finish) for part in parts)
+        sure = completion.mean_logprob
+        steps = node.steps + tuple(Step(text=part, finish=completion.finish, mean_logprob=sure) for part in parts)
         cut = completion.finish in (Finish.LENGTH, Finish.ABORTED)
         answer = None if cut else extract_answer(text)
         done = not cut and (whole or completion.finish is Finish.EOS or answer is not None)

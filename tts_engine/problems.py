@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import zlib
 from collections.abc import Iterator, Mapping
 from importlib.resources import files
@@ -41,7 +42,7 @@ def load_problems(source: str) -> list[Problem]:
     """
     path = Path(source)
     if path.is_file():
-        return parse_problems(_read(path), source, lines=not path.name.endswith((".json", ".json.gz")))
+        return parse_problems(read_text(path), source, lines=not path.name.endswith((".json", ".json.gz")))
     known = builtin_sets()
     if source in known:
         return parse_problems(known[source].read_text(encoding="utf-8"), source, lines=True)
@@ -73,6 +74,8 @@ def reference_answer(record: Mapping[str, Any]) -> str | None:
     if isinstance(answer, bool):
         raise ValueError("the answer is true or false; it must be text or a number")
     if isinstance(answer, int | float):
+        if not math.isfinite(answer):
+            raise ValueError("the answer is not a finite number")
         return str(int(answer)) if float(answer).is_integer() else repr(answer)
     if isinstance(answer, str):
         return answer.rpartition("####")[2].strip() or None
@@ -90,7 +93,7 @@ def _problem(record: Any, place: str, default_id: str) -> Problem:  # noqa: ANN4
         raise DataError(f"{place} has no text under 'problem' or 'question'; {FORM}")
     try:
         answer = reference_answer(record)
-    except (ValueError, OverflowError) as error:
+    except ValueError as error:
         raise DataError(f"{place}: {error}") from None
     name = record.get("id", record.get("unique_id", default_id))
     if not isinstance(name, str | int) or name == "":
@@ -120,7 +123,8 @@ def _items(text: str, source: str) -> Iterator[tuple[str, Any]]:
     return ((f"{source} item {index}", record) for index, record in enumerate(data, start=1))
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """The text of a file, unpacked where it is `.gz`; `DataError` where that fails."""
     try:
         data = path.read_bytes()
         return (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")

@@ -17,22 +17,21 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tts_engine.backends.base import Backend
-from tts_engine.backends.factory import checkpoint_params, make_backend
+from tts_engine.backends.factory import make_backend
 from tts_engine.calls import Calls, Model
 from tts_engine.compute.cost import CostModel
 from tts_engine.compute.ledger import Budget, Scope
-from tts_engine.config import Config, PolicyConfig, VerifierConfig, check_params, lookup, resolve
+from tts_engine.config import Config, PolicyConfig, VerifierConfig, check_params, lookup
 from tts_engine.errors import ConfigError, DataError, UsageError
-from tts_engine.formats import genprm, prm
 from tts_engine.formats.policy import solve_prompt
 from tts_engine.journal import Journal, JournalStats
 from tts_engine.judging import Verifier
 from tts_engine.policy import LanguagePolicy
+from tts_engine.resolving import make_verifier, resolved, with_members
 from tts_engine.sandbox.base import Sandbox
 from tts_engine.search import Search
 from tts_engine.strategies import STRATEGIES
-from tts_engine.types import Completion, Failure, Key, Outcome, Place, Problem, Request, Sampling, Usage
-from tts_engine.verifiers import VERIFIERS
+from tts_engine.types import Completion, Failure, Key, Outcome, Place, Problem, Request, Sampling, Usage, Verdict
 
 DEADLINE_GRACE = 1.0
 """Seconds after a deadline until a strategy that does not heed it is stopped from outside."""
@@ -47,9 +46,6 @@ class Event:
     data: Mapping[str, Any] = field(default_factory=dict)
 
 
-FORMATS = {"genprm": genprm, "prm": prm}
-"""What our own checkpoints are trained on, by verifier."""
-
 OnEvent = Callable[[Event], None]
 Run = Callable[[Search], Awaitable[Outcome]]
 
@@ -61,16 +57,20 @@ class Engine:
         config: what to run; see config.py.
         journal: file that keeps every finished call; None keeps them in memory.
         resume: continue the journal if the file exists.
+        judge_only: do not start the policy; `judge` is all that can be asked for.
 
     Raises:
         UsageError: (on construction or on entering) the configuration names something that does not exist or fit.
     """
 
-    def __init__(self, config: Config, *, journal: Path | None = None, resume: bool = False) -> None:
-        self.config = resolve(_with_checkpoint_params(config), STRATEGIES, VERIFIERS)
+    def __init__(
+        self, config: Config, *, journal: Path | None = None, resume: bool = False, judge_only: bool = False
+    ) -> None:
+        self.config = resolved(config)
         self.ledger = Scope.root(config.budget.build())
         self._journal_path = journal
         self._resume = resume
+        self._judge_only = judge_only
         self._stack = AsyncExitStack()
         self._models: dict[str, Model] = {}
         self._verifier: Verifier | None = None
@@ -138,6 +138,29 @@ class Engine:
         key = Key(self.config.run.seed if seed is None else seed, (problem.id,))
         return await self._solve(problem, bound, scope, key, priority=0, on_event=None)
 
+    async def judge(
+        self, problem: Problem, steps: Sequence[str], samples: Sequence[int], *, priority: int = 0
+    ) -> dict[int, Verdict]:
+        """What the verifier thinks of a solution that is there already, for each number of samples.
+
+        Samples are nested: the largest number is all that is paid for. Solutions to one problem need problems of
+        different ids, or they share their random draws.
+
+        Raises:
+            ConfigError: no verifier is configured.
+            BackendError, BudgetExhausted, SandboxError, VerifierError: the verifier could not judge.
+        """
+        if self._verifier is None:
+            raise ConfigError("there is no verifier to judge with: choose one")
+        scope = self.ledger.child(f"problem:{problem.id}", self.config.budget.per_problem.build())
+        calls = Calls(models=self._models, journal=self._journal, scope=scope, problem=problem.id, priority=priority)
+        judge = self._verifier.open(problem, Key(self.config.run.seed, (problem.id,)))
+        with scope:
+            try:
+                return {number: await judge(tuple(steps), number, calls) for number in sorted(samples, reverse=True)}
+            finally:
+                await judge.close()
+
     async def run(self, problems: Sequence[Problem], on_event: OnEvent | None = None) -> AsyncIterator[Outcome]:
         """Solve many problems with the configured strategy, `run.concurrency` at once, in order of completion.
 
@@ -184,15 +207,17 @@ class Engine:
 
     async def _start(self) -> None:
         policy, verifier = self.config.policy, self.config.verifier
-        wanted: dict[str, PolicyConfig | VerifierConfig] = {policy.model: policy}
-        if verifier.name != "none" and verifier.model is not None:
-            wanted.setdefault(verifier.model, verifier)
+        wanted: dict[str, PolicyConfig | VerifierConfig] = {} if self._judge_only else {policy.model: policy}
+        for judging in with_members(verifier) if verifier.name != "none" else ():
+            if judging.model is not None:
+                wanted.setdefault(judging.model, judging)
         made = {name: make_backend(config.backend, name, config.options) for name, config in wanted.items()}
         started = await asyncio.gather(*(self._stack.enter_async_context(backend) for backend in made.values()))
         for (name, config), backend in zip(wanted.items(), started, strict=True):
             self._models[name] = Model(backend=backend, cost=_cost(backend, config))
         self._check_units()
-        self._verifier = await self._make_verifier()
+        if verifier.name != "none":
+            self._verifier = await make_verifier(verifier, self._start_sandbox)
         self._policy = LanguagePolicy(
             model=policy.model,
             sampling=Sampling(
@@ -214,28 +239,17 @@ class Engine:
             if (budget.dollars or each.dollars) and model.cost.prices is None:
                 raise ConfigError(f"{name} has no prices: set policy.prices and verifier.prices, or budget in tokens")
 
-    async def _make_verifier(self) -> Verifier | None:
-        config = self.config.verifier
-        if config.name == "none":
-            return None
-        factory = VERIFIERS[config.name]
-        offered: dict[str, Any] = {
-            "model": config.model,
-            "sampling": Sampling(temperature=config.temperature, top_p=config.top_p, top_k=config.top_k),
-        }
-        accepted = inspect.signature(factory).parameters
-        if "sandbox" in accepted:
-            offered["sandbox"] = self._sandbox = await self._start_sandbox()
-        verifier: Verifier = factory(**{k: v for k, v in offered.items() if k in accepted}, **config.params)
-        return verifier
-
     async def _start_sandbox(self) -> Sandbox:
+        """The sandbox, started by the first who asks."""
+        if self._sandbox is not None:
+            return self._sandbox
         from tts_engine.sandbox.pool import Limits, SubprocessSandbox
 
         config = self.config.sandbox
         limits = Limits(wall=config.wall_seconds, memory=config.memory_mb * 2**20)
         sandbox = SubprocessSandbox(workers=config.workers, limits=limits, unsafe=config.unsafe)
-        return await self._stack.enter_async_context(sandbox)
+        self._sandbox = await self._stack.enter_async_context(sandbox)
+        return self._sandbox
 
     def _identity(self) -> dict[str, Any]:
         models = {name: model.backend.info.fingerprint for name, model in self._models.items()}
@@ -243,6 +257,8 @@ class Engine:
 
     def _strategy(self, name: str, params: Mapping[str, Any], samples: int | None = None) -> Run:
         """The named strategy with its parameters checked and bound; `samples` None takes the configured number."""
+        if self._judge_only:
+            raise UsageError("this engine only judges; make one without judge_only to solve problems")
         function = lookup(name, STRATEGIES, "strategy")
         checked = check_params(function, params, f"strategy {name}", ("search", "samples"))
         if "samples" in inspect.signature(function).parameters:
@@ -384,16 +400,6 @@ def solve(
 
 def _ignore(event: Event) -> None:
     """No one listens."""
-
-
-def _with_checkpoint_params(config: Config) -> Config:
-    """The configuration with the parameters that the verifier's checkpoint asks for, where none are given."""
-    verifier = config.verifier
-    form = FORMATS.get(verifier.name)
-    if form is None or verifier.backend != "local" or verifier.model is None:
-        return config
-    params = checkpoint_params(verifier.model, verifier.name, form.FORMAT_VERSION) | verifier.params
-    return config.model_copy(update={"verifier": verifier.model_copy(update={"params": params})})
 
 
 def _cost(backend: Backend, config: PolicyConfig | VerifierConfig) -> CostModel:

@@ -7,7 +7,8 @@ program order, verdicts depend on the text alone, and money is dealt out in lane
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import networkx as nx
@@ -16,9 +17,10 @@ from tts_engine.calls import Calls
 from tts_engine.compute.ledger import Hold, Scope
 from tts_engine.errors import BackendError, BudgetExhausted, GraderError, SandboxError, TTSError, VerifierError
 from tts_engine.formats.answers import same_answer
-from tts_engine.judging import Judge
-from tts_engine.policy import Policy
+from tts_engine.judging import Critique, Judge, judge_candidate
+from tts_engine.policy import Policy, Writer
 from tts_engine.selection import select as choose
+from tts_engine.tree import candidate_data, verdict_data
 from tts_engine.types import Candidate, Failure, Judged, Key, Outcome, Place, Problem, Usage, Verdict
 
 PLACES: Mapping[type[TTSError], Place] = {
@@ -30,6 +32,8 @@ PLACES: Mapping[type[TTSError], Place] = {
     TTSError: "strategy",
 }
 """Where an error is attributed: the first kind that fits."""
+Write = Callable[..., Awaitable[Candidate]]
+"""Makes a candidate, given `key` and `calls`."""
 
 
 class Search:
@@ -82,11 +86,16 @@ class Search:
         """What this problem has cost so far, both models."""
         return self._scope.total
 
-    def room(self, n: int, samples: int = 0, *, whole: bool = False) -> int:
+    @property
+    def limited(self) -> bool:
+        """Whether there is a limit besides time: then waves go through `room`, so that money is dealt out fairly."""
+        return self._calls.limited
+
+    def room(self, n: int, samples: int = 0, *, whole: bool = False, steps: int = 1) -> int:
         """The barrier between two waves: refunds what the last one left over and deals out money for the next.
 
         Args:
-            n: candidates wanted, each to be extended (by a step, or to its end when `whole`) and judged with
+            n: candidates wanted, each to be extended (by `steps` steps, or to its end when `whole`) and judged with
                 `samples` samples.
 
         Returns:
@@ -95,22 +104,23 @@ class Search:
         self._close_lanes()
         if self._judge is not None:
             self._judge.publish()
-        size = max(0, min(n, self._affordable(samples, whole)))
+        size = max(0, min(n, self._affordable(samples, whole, steps)))
         self._short = self._short or size < n
         self._lanes = self._scope.split(size, "lane") if size else []
         return size
 
-    async def propose(self, node: Candidate, n: int, *, whole: bool = False) -> AsyncIterator[Candidate]:
-        """Extend `node` by one step (or to its end when `whole`) `n` times; yields candidates in order of completion.
+    async def propose(
+        self, node: Candidate, n: int, *, whole: bool = False, steps: int = 1
+    ) -> AsyncIterator[Candidate]:
+        """Extend `node` `n` times by `steps` steps (or to its end when `whole`); yields in order of completion.
 
-        A child that cannot be made is recorded in `failures` and not yielded.
+        A child that cannot be made is recorded in `failures` and not yielded; one of several steps of which a later one
+        fails is yielded as far as it came.
         """
-        first = self._children.get(node.key, 0)
-        self._children[node.key] = first + n
-        lanes = self._take_lanes(n)
+        keys = self._keys(node, n)
         tasks = [
-            asyncio.create_task(self._extend(node, node.key.child(first + i), lane, whole))
-            for i, lane in enumerate(lanes)
+            asyncio.create_task(self._extend(node, key, lane, whole, steps))
+            for key, lane in zip(keys, self._take_lanes(n), strict=True)
         ]
         try:
             for finished in asyncio.as_completed(tasks):
@@ -121,47 +131,75 @@ class Search:
             for task in tasks:
                 task.cancel()
 
-    async def judge(self, candidate: Candidate, samples: int) -> Judged:
+    async def follow(self, node: Candidate, *, whole: bool = False, steps: int = 1) -> Candidate | None:
+        """Extend `node` once with the money that was dealt to it; None (and a failure) where that was not possible."""
+        return await self._extend(node, self._keys(node, 1)[0], self._lane(node), whole, steps)
+
+    async def refine(self, candidate: Candidate, critique: Critique) -> Candidate | None:
+        """A new solution by the policy after a critique of one step of `candidate`; None where it failed.
+
+        Raises:
+            TTSError: the policy cannot do that.
+        """
+        writer, step = self._writer(), candidate.steps[critique.step].text
+        return await self._rewrite(candidate, 0, partial(writer.refine, candidate, step, critique.text))
+
+    async def resume(self, candidate: Candidate, words: str) -> Candidate | None:
+        """An ended candidate carried on to another end: its next step begins with `words`; None where it failed.
+
+        Raises:
+            TTSError: the policy cannot do that.
+        """
+        return await self._rewrite(candidate, candidate.depth, partial(self._writer().resume, candidate, words))
+
+    async def judge(self, candidate: Candidate, samples: int, *, ahead: int = 0) -> Judged:
         """The candidate with the verifier's verdict over all its steps; without one where none could be had, and where
-        nothing is paid for it: a candidate that ended without an answer cannot win."""
+        nothing is paid for it: a candidate that ended without an answer cannot win.
+
+        With `ahead`, an unfinished candidate gets the verdict of what `ahead` further steps make of it (lookahead).
+        """
+        if ahead and not candidate.done and not candidate.dead:
+            further = await self.follow(candidate, steps=ahead)
+            verdict = (await self.judge(further, samples)).verdict if further else None
+            return self._note(Judged(candidate=candidate, verdict=verdict))
         verdict = None
         hopeless = candidate.dead or (candidate.done and candidate.answer is None)
         if self._judge is not None and samples > 0 and candidate.steps and not hopeless:
-            texts = tuple(step.text for step in candidate.steps)
-            calls = self._calls.within(self._lane_of.get(candidate.key, self._scope))
+            calls = self._calls.within(self._lane(candidate))
             try:
-                verdict = await self._judge(texts, samples, calls)
+                verdict = await judge_candidate(self._judge, candidate, samples, calls)
             except TTSError as error:
                 self._record(error, candidate.key)
-        judged = Judged(candidate=candidate, verdict=verdict)
-        self._note(judged)
-        return judged
+        return self._note(Judged(candidate=candidate, verdict=verdict))
 
-    async def judged(self, candidates: AsyncIterator[Candidate], samples: int) -> list[Judged]:
+    async def judged(self, candidates: AsyncIterator[Candidate], samples: int, *, ahead: int = 0) -> list[Judged]:
         """Judge candidates as they arrive; the result is in program order (by key)."""
         tasks: list[asyncio.Task[Judged]] = []
         try:
             async for candidate in candidates:
-                tasks.append(asyncio.create_task(self.judge(candidate, samples)))
+                tasks.append(asyncio.create_task(self.judge(candidate, samples, ahead=ahead)))
             results = await asyncio.gather(*tasks)
         finally:
             for task in tasks:
                 task.cancel()
         return sorted(results, key=program_order)
 
-    async def finish(self, pool: Sequence[Judged], select: str) -> Outcome:
+    async def finish(
+        self, pool: Sequence[Judged], select: str, weights: Mapping[Key, float] | None = None
+    ) -> Outcome:
         """Choose among the finished candidates of `pool`; where none has an answer, complete the best unfinished one
-        from the allowance that was held back."""
+        from the allowance that was held back. `weights`: how much the vote of each candidate counts, 1 if None."""
         self._close_lanes()
         pool = sorted(pool, key=program_order)
         if not any(judged.candidate.answer is not None for judged in pool):
-            pool = [*pool, *await self._last_resort()]
-        return self.outcome(pool, select)
+            pool, weights = [*pool, *await self._last_resort()], None
+        return self.outcome(pool, select, weights)
 
-    def outcome(self, pool: Sequence[Judged], select: str) -> Outcome:
+    def outcome(self, pool: Sequence[Judged], select: str, weights: Mapping[Key, float] | None = None) -> Outcome:
         """The outcome for candidates as they are, without another call."""
         ended = [judged for judged in pool if judged.candidate.done or judged.candidate.dead]
-        selection = choose(ended, select, self.problem.answer)
+        counts = None if weights is None else [weights[judged.candidate.key] for judged in ended]
+        selection = choose(ended, select, self.problem.answer, counts)
         return Outcome(
             problem=self.problem,
             answer=selection.answer,
@@ -189,17 +227,48 @@ class Search:
         self._lanes = self._scope.split(1, "finish")
         return [await self.judge(candidate, 0) async for candidate in self.propose(start, 1, whole=True)]
 
-    async def _extend(self, node: Candidate, key: Key, lane: Scope, whole: bool) -> Candidate | None:
+    async def _extend(self, node: Candidate, key: Key, lane: Scope, whole: bool, steps: int) -> Candidate | None:
+        candidate = await self._make(node, node.depth, key, lane, partial(self._policy, node, whole=whole))
+        while candidate and steps > 1 and not candidate.done and not candidate.dead:
+            steps -= 1
+            further = await self._extend(candidate, self._keys(candidate, 1)[0], lane, whole, 1)
+            if further is None:
+                break
+            candidate = further
+        return candidate
+
+    async def _rewrite(self, node: Candidate, first: int, write: Write) -> Candidate | None:
+        (key,), (lane,) = self._keys(node, 1), self._take_lanes(1)
+        return await self._make(node, first, key, lane, write)
+
+    async def _make(self, node: Candidate, first: int, key: Key, lane: Scope, write: Write) -> Candidate | None:
+        """What `write` makes of `node`, paid by `lane`; its steps from `first` on are new."""
         self._lane_of[key] = lane
         try:
-            candidate = await self._policy(node, key, self._calls.within(lane), whole=whole)
+            candidate = await write(key=key, calls=self._calls.within(lane))
         except TTSError as error:
             self._record(error, key)
             return None
-        self._grow(candidate, node)
+        self.tree.add_node(str(key), **candidate_data(candidate, first))
+        self.tree.add_edge(str(node.key), str(key))
+        self._judged[key] = Judged(candidate=candidate)
         return candidate
 
-    def _affordable(self, samples: int, whole: bool) -> int:
+    def _keys(self, node: Candidate, n: int) -> list[Key]:
+        """Keys of the next `n` children of `node`, in program order."""
+        first = self._children.get(node.key, 0)
+        self._children[node.key] = first + n
+        return [node.key.child(first + i) for i in range(n)]
+
+    def _lane(self, candidate: Candidate) -> Scope:
+        return self._lane_of.get(candidate.key, self._scope)
+
+    def _writer(self) -> Writer:
+        if not isinstance(self._policy, Writer):
+            raise TTSError(f"the policy {type(self._policy).__name__} cannot refine or resume a solution")
+        return self._policy
+
+    def _affordable(self, samples: int, whole: bool, steps: int) -> int:
         """How many candidates the free budget pays for by the mean cost so far, at first by the allowance."""
         left = self._scope.left
         if self._scope.expired:
@@ -207,9 +276,9 @@ class Search:
         made = self.tree.number_of_nodes() - 1
         guess = self._allowance if whole else self._step_allowance
         if made:
-            each = _units(self.spent, 1 / made)
+            each = _units(self.spent, steps / made)
         elif guess is not None:
-            each = _units(guess, 1 + samples * self._ratio)
+            each = _units(guess, steps * (1 + samples * self._ratio))
         else:
             return 2**31
         limits = (left.tokens, left.flops, left.dollars)
@@ -244,22 +313,13 @@ class Search:
         data["edges"].sort(key=lambda edge: place[edge["target"]])
         return data
 
-    def _grow(self, candidate: Candidate, node: Candidate) -> None:
-        name = str(candidate.key)
-        text = "\n".join(step.text for step in candidate.steps[node.depth :])
-        usage = candidate.usage.asdict()
-        self.tree.add_node(
-            name, text=text, depth=candidate.depth, done=candidate.done, dead=candidate.dead, usage=usage
-        )
-        self.tree.add_edge(str(node.key), name)
-        self._judged[candidate.key] = Judged(candidate=candidate)
-
-    def _note(self, judged: Judged) -> None:
-        self._judged[judged.candidate.key] = judged
-        verdict = judged.verdict
+    def _note(self, judged: Judged) -> Judged:
+        candidate, verdict = judged.candidate, judged.verdict
+        self._judged[candidate.key] = judged
         if verdict is not None:
-            data = {"score": verdict.value, "step_scores": list(verdict.step_scores), "votes": len(verdict.samples)}
-            self.tree.nodes[str(judged.candidate.key)].update(data)
+            node = self.tree.nodes[str(candidate.key)]
+            node.update(verdict_data(verdict, node["first"], candidate.depth))
+        return judged
 
     def _grade(self, answer: str | None) -> bool | None:
         if self.problem.answer is None:

@@ -227,10 +227,14 @@ class Completion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One step of a solution, as text without the separator to its neighbours."""
+    """One step of a solution, as text without the separator to its neighbours.
+
+    `mean_logprob` is that of the tokens of the completion that the step was part of (nan when unknown).
+    """
 
     text: str
     finish: Finish = Finish.STOP
+    mean_logprob: float = field(default=math.nan, hash=False, compare=False)
     usage: Usage = field(default_factory=Usage, hash=False, compare=False)
 
 

@@ -6,10 +6,39 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from tts_engine.verifiers.chat_judge import ChatJudge
+from tts_engine.verifiers.checker import Checker
+from tts_engine.verifiers.confidence import Confidence
+from tts_engine.verifiers.ensemble import Cascade, Ensemble
 from tts_engine.verifiers.genprm import GenPRM
+from tts_engine.verifiers.outcome import OutcomeReward
 from tts_engine.verifiers.prm import DiscriminativePRM
+from tts_engine.verifiers.thinkprm import ThinkPRM
 
-VERIFIERS: Mapping[str, Callable[..., Any]] = MappingProxyType({"genprm": GenPRM, "prm": DiscriminativePRM})
+VERIFIERS: Mapping[str, Callable[..., Any]] = MappingProxyType(
+    {
+        "genprm": GenPRM,
+        "prm": DiscriminativePRM,
+        "thinkprm": ThinkPRM,
+        "judge": ChatJudge,
+        "outcome": OutcomeReward,
+        "confidence": Confidence,
+        "checker": Checker,
+        "ensemble": Ensemble,
+        "cascade": Cascade,
+    }
+)
 """By the name used in configurations."""
 
-__all__ = ["VERIFIERS", "DiscriminativePRM", "GenPRM"]
+__all__ = [
+    "VERIFIERS",
+    "Cascade",
+    "ChatJudge",
+    "Checker",
+    "Confidence",
+    "DiscriminativePRM",
+    "Ensemble",
+    "GenPRM",
+    "OutcomeReward",
+    "ThinkPRM",
+]

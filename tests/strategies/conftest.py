@@ -32,18 +32,39 @@ class Digits:
     fail: float = 0.0
     order: random.Random | None = None
     made: list[tuple[int, ...]] = field(default_factory=list)
+    critiques: list[tuple[str, str, str]] = field(default_factory=list)
 
     async def __call__(self, node: Candidate, key: Key, calls: Calls, *, whole: bool) -> Candidate:
+        usage = node.usage + await self._pay(key, calls, Role.GENERATE)
+        steps = node.steps
+        for i in range(self.depth - node.depth if whole else 1):
+            steps = (*steps, Step(text=str(key.child(i).int() % DIGITS)))
+        return self._candidate(node, key, steps, usage)
+
+    async def refine(self, candidate: Candidate, step: str, critique: str, *, key: Key, calls: Calls) -> Candidate:
+        """Draws anew the digit that the critique names, or the last one where it names none."""
+        self.critiques.append((candidate.text, step, critique))
+        usage = await self._pay(key, calls, Role.REFINE)
+        texts = [step.text for step in candidate.steps]
+        texts[int(critique[0]) if critique else -1] = str(key.int() % DIGITS)
+        return self._candidate(candidate, key, tuple(Step(text=text) for text in texts), usage)
+
+    async def resume(self, candidate: Candidate, words: str, *, key: Key, calls: Calls) -> Candidate:
+        """Draws the last digit anew; the words are not kept."""
+        usage = candidate.usage + await self._pay(key, calls, Role.GENERATE)
+        return self._candidate(candidate, key, (*candidate.steps[:-1], Step(text=str(key.int() % DIGITS))), usage)
+
+    async def _pay(self, key: Key, calls: Calls, role: Role) -> Usage:
         usage = Usage(prompt=1, completion=1, calls=1)
         with calls.scope.reserve(usage) as lease:
             for _ in range(self.order.randrange(9) if self.order else 0):
                 await asyncio.sleep(0)
-            lease.settle(Role.GENERATE, "digits", usage)
+            lease.settle(role, "digits", usage)
         if key.child("fail").int() % 1000 < 1000 * self.fail:
             raise BackendError("the call failed")
-        steps = node.steps
-        for i in range(self.depth - node.depth if whole else 1):
-            steps = (*steps, Step(text=str(key.child(i).int() % DIGITS)))
+        return usage
+
+    def _candidate(self, node: Candidate, key: Key, steps: tuple[Step, ...], usage: Usage) -> Candidate:
         digits = tuple(int(step.text) for step in steps)
         self.made.append(digits)
         done = len(steps) == self.depth
@@ -54,7 +75,7 @@ class Digits:
             done=done,
             answer="".join(map(str, digits)) if done else None,
             parent=node.key,
-            usage=node.usage + usage,
+            usage=usage,
         )
 
 
@@ -74,7 +95,8 @@ class Truth:
             raise VerifierError("no opinion")
         calls.scope.charge(Role.VERIFY, "truth", Usage(prompt=1, completion=samples, calls=samples))
         chain = tuple(
-            StepJudgement(score=0.9 if int(text) == right else 0.1) for text, right in zip(steps, SECRET, strict=False)
+            StepJudgement(score=0.9 if int(text) == right else 0.1, analysis=f"{i} is not {text}")
+            for i, (text, right) in enumerate(zip(steps, SECRET, strict=False))
         )
         return make_verdict([chain] * samples, "product")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -14,8 +15,21 @@ from tts_engine.strategies import STRATEGIES
 from tts_engine.types import Outcome
 
 RIGHT = "".join(map(str, SECRET))
-ALL = [{"n": 16}, {"n": 16, "samples": 2}, {"n": 16, "width": 4, "samples": 2}]
-CASES = list(zip(["self-consistency", "best-of-n", "beam"], ALL, strict=True))
+CASES: list[tuple[str, dict[str, Any]]] = [
+    ("self-consistency", {"n": 16}),
+    ("best-of-n", {"n": 16, "samples": 2}),
+    ("beam", {"n": 16, "width": 4, "samples": 2}),
+    ("beam", {"n": 10, "width": [3, 2], "samples": 2, "every": 2, "lookahead": 1, "diversity": 0.3}),
+    ("dvts", {"n": 14, "width": 4, "samples": 2}),
+    ("mcts", {"n": 40, "samples": 2, "parallel": 6}),
+    ("mcts", {"n": 20, "samples": 1, "value": "both", "rule": "uct", "fallback": 4, "trust": 0.9}),
+    ("particle-filter", {"n": 12, "samples": 1}),
+    ("adaptive-self-consistency", {"n": 24, "wave": 3}),
+    ("refine", {"n": 5, "rounds": 2, "samples": 2, "control": True}),
+    ("revise", {"n": 4, "rounds": 2, "samples": 1}),
+    ("budget-forcing", {"n": 6, "rounds": 2}),
+    ("beam-refine", {"n": 8, "width": 2, "winners": 3, "samples": 2}),
+]
 
 
 def summary(outcome: Outcome) -> list[tuple[str, str | None, float | None]]:
@@ -69,7 +83,7 @@ async def test_beam_with_exhaustive_width_equals_brute_force(make_search: MakeSe
 
 @pytest.mark.parametrize(("name", "options"), CASES)
 async def test_shuffled_completions_give_the_same_outcome(
-    make_search: MakeSearch, name: str, options: dict[str, int]
+    make_search: MakeSearch, name: str, options: dict[str, Any]
 ) -> None:
     reference = await STRATEGIES[name](make_search(), **options)
     for seed in range(10):
@@ -81,7 +95,7 @@ async def test_shuffled_completions_give_the_same_outcome(
 
 @pytest.mark.parametrize(("name", "options"), CASES)
 async def test_tight_budgets_are_kept_and_deterministic(
-    make_search: MakeSearch, name: str, options: dict[str, int]
+    make_search: MakeSearch, name: str, options: dict[str, Any]
 ) -> None:
     for tokens in (2, 5, 12, 40, 90):
         budget = Budget(tokens=tokens)
@@ -102,7 +116,7 @@ async def test_a_budget_too_small_for_the_search_says_so(make_search: MakeSearch
 
 @pytest.mark.parametrize(("name", "options"), CASES)
 async def test_half_of_the_calls_failing_leaves_an_answer_and_a_record(
-    make_search: MakeSearch, name: str, options: dict[str, int]
+    make_search: MakeSearch, name: str, options: dict[str, Any]
 ) -> None:
     outcome = await STRATEGIES[name](make_search(Digits(fail=0.5)), **options)
     assert outcome.answer is not None
@@ -111,7 +125,7 @@ async def test_half_of_the_calls_failing_leaves_an_answer_and_a_record(
 
 @pytest.mark.parametrize(("name", "options"), CASES)
 async def test_all_calls_failing_ends_with_the_reason(
-    make_search: MakeSearch, name: str, options: dict[str, int]
+    make_search: MakeSearch, name: str, options: dict[str, Any]
 ) -> None:
     outcome = await STRATEGIES[name](make_search(Digits(fail=1.0)), **options)
     assert outcome.answer is None

@@ -73,7 +73,7 @@ def checkpoint_params(model: str, form: str, version: int) -> dict[str, Any]:
     data = json.loads(card.read_text(encoding="utf-8"))
     if (data.get("format"), data.get("version")) != (form, version):
         raise DataError(
-            f"{model} was trained on format {data.get('format')} {data.get('version')}, but {form} {version} is asked for:"
+            f"{model} was trained on format {data.get('format')} {data.get('version')}, not {form} {version}:"
             " choose the verifier that fits it, or train it again with tts-train"
         )
     return dict(data.get("params", {}))
@@ -85,5 +85,5 @@ def embedded_path(model: str) -> Path:
     folder = assets / model.removeprefix(EMBEDDED)
     if not (folder / "config.json").is_file():
         known = ", ".join(f"{EMBEDDED}{path.parent.name}" for path in sorted(assets.glob("*/config.json")))
-        raise ConfigError(f"there is no embedded model {model!r}: use one of {known or 'none (run tts-train embedded)'}")
+        raise ConfigError(f"there is no embedded model {model!r}: use {known or 'tts-train embedded to make them'}")
     return folder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -147,27 +148,32 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16
 
 
+_LOADING = threading.Lock()
+"""transformers switches the default device and its progress bars for the whole process while it loads a model."""
+
+
 def load(folder: Path, device: torch.device, dtype: torch.dtype) -> Weights:
-    """Load weights and tokenizer.
+    """Load weights and tokenizer; one model at a time.
 
     Raises:
         DataError: transformers cannot load the folder, or its attention cannot run on a paged cache.
     """
-    progress = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        options = {"trust_remote_code": False, "local_files_only": True}
-        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, attn_implementation="tts_paged", **options
-        )
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        raise DataError(f"cannot load the model in {str(folder)!r}: {_first_line(error)}") from error
-    finally:
-        if progress:
-            logging.enable_progress_bar()
-    module = cast(nn.Module, model).eval().requires_grad_(False).to(device)
-    return _weights(folder, module, tokenizer, dtype)
+    with _LOADING:
+        progress = logging.is_progress_bar_enabled()
+        logging.disable_progress_bar()
+        try:
+            options = {"trust_remote_code": False, "local_files_only": True}
+            tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+            model = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=dtype, use_safetensors=True, attn_implementation="tts_paged", **options
+            )
+        except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+            raise DataError(f"cannot load the model in {str(folder)!r}: {_first_line(error)}") from error
+        finally:
+            if progress:
+                logging.enable_progress_bar()
+        module = cast(nn.Module, model).eval().requires_grad_(False).to(device)
+        return _weights(folder, module, tokenizer, dtype)
 
 
 def _weights(folder: Path, model: Any, tokenizer: Any, dtype: torch.dtype) -> Weights:  # noqa: ANN401

@@ -83,7 +83,8 @@ class Amount:
     def times(self, usage: Usage) -> int:
         """How many calls with this upper bound could be paid for at once."""
         limits = (self.tokens, self.flops, None if self.dollars is None else round(self.dollars * PICO))
-        rooms = [int(limit // cost) for limit, cost in zip(limits, whole(usage), strict=True) if limit is not None and cost]
+        pairs = zip(limits, whole(usage), strict=True)
+        rooms = [int(limit // cost) for limit, cost in pairs if limit is not None and cost]
         return min(rooms, default=2**31)
 
     def fits(self, usage: Usage) -> bool:

@@ -40,6 +40,13 @@ MAX_CODE_ROUNDS = 3
 
 _BOXED = re.compile(r"\\boxed\{\s*(Yes|No)\s*\}")
 _ANALYSIS = re.compile(r"<analyze>\n(.*?)(?:</analyze>|\Z)", re.DOTALL)
+_BEFORE, _AFTER = map(re.escape, ANALYZE.split("{index}"))
+_ADDED = re.compile(
+    rf"(?P<forced>\A{_BEFORE}\d+{_AFTER}"
+    rf"|(?:\A|(?<={ANALYZE_END}))(?:{re.escape(VERIFY)}|{re.escape(OUTPUT)}))"
+    rf"|(?P<injected>(?<={CODE_END})\[Code Output\]\n\n```\n.*?{CODE_END})",
+    re.DOTALL,
+)
 
 QuestionForm = Literal["question", "plain"]
 
@@ -121,6 +128,26 @@ def turn_segments(index: int, analysis: str, code: str, output: str, judgement: 
         Segment(text=feedback_block(output), kind="injected"),
         Segment(text=f"{VERIFY_END}{verdict_text(judgement)}", kind="model"),
     )
+
+
+def parse_turn(turn: str) -> tuple[Segment, ...]:
+    """The segments of a turn, complete or still open; joined they are the turn again, to the letter.
+
+    A judgement that follows the analysis at once counts as forced, as inference forces it there.
+
+    >>> [segment.kind for segment in parse_turn(OUTPUT + "{Yes}$")]
+    ['forced', 'model']
+    """
+    segments: list[Segment] = []
+    end = 0
+    for match in _ADDED.finditer(turn):
+        if match.start() > end:
+            segments.append(Segment(text=turn[end : match.start()], kind="model"))
+        segments.append(Segment(text=match.group(), kind="forced" if match.lastgroup == "forced" else "injected"))
+        end = match.end()
+    if end < len(turn):
+        segments.append(Segment(text=turn[end:], kind="model"))
+    return tuple(segments)
 
 
 def analysis_of(turn: str) -> str:

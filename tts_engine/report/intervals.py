@@ -52,9 +52,9 @@ def paired_bootstrap(
         first, second: one number for each problem, in the same order; not empty.
         seed: of the resampling; equal seeds give equal intervals.
     """
-    differences = np.asarray(first, dtype=float) - np.asarray(second, dtype=float)
-    if differences.ndim != 1 or not differences.size:
+    if len(first) != len(second) or not first:
         raise ValueError("the bootstrap needs two equally long sequences, not empty")
+    differences = np.asarray(first, dtype=float) - np.asarray(second, dtype=float)
     random = np.random.default_rng(seed)
     rows = max(1, min(resamples, CHUNK // differences.size))
     means = np.concatenate([

@@ -124,11 +124,20 @@ def summarize(outcomes: Sequence[Outcome], baseline: Sequence[Outcome] = (), see
         oracle = wilson(sum(_right(outcome) > 0 for outcome in graded), len(graded))
         summary |= {"accuracy": accuracy.asdict(), "oracle": oracle.asdict()}
         summary |= {"selection_gap": oracle.value - accuracy.value, "curves": curves(graded)}
+        summary["by_level"] = by_level(graded)
         plain = {outcome.problem.id: outcome for outcome in baseline}
         pairs = [(outcome, plain[outcome.problem.id]) for outcome in graded if outcome.problem.id in plain]
-        if pairs:
+        if any(sampled.candidates for _, sampled in pairs):
             summary["baseline"] = _comparison(pairs, seed)
     return summary
+
+
+def by_level(outcomes: Sequence[Outcome]) -> Record:
+    """Accuracy for each value of the problems' `level`; empty where they have none."""
+    levels = sorted({str(outcome.problem.meta["level"]) for outcome in outcomes if "level" in outcome.problem.meta})
+    return {
+        level: _accuracy(o.correct for o in outcomes if str(o.problem.meta.get("level")) == level) for level in levels
+    }
 
 
 def _comparison(pairs: Sequence[tuple[Outcome, Outcome]], seed: int) -> Record:

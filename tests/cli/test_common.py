@@ -1,0 +1,71 @@
+"""Exit codes and messages of every command."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tts_engine
+from tts_engine.cli.common import Parser, guarded, positive
+from tts_engine.errors import BackendError, DataError
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (DataError("no such set; give another"), 2, "prog: no such set; give another\n"),
+        (BackendError("out of memory"), 1, "prog: BackendError: out of memory\n"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_errors_become_exit_codes(
+    error: BaseException, code: int, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> int:
+        raise error
+
+    assert guarded("prog", fail) == code
+    assert capsys.readouterr().err == text
+
+
+def test_a_programming_error_is_not_hidden() -> None:
+    def fail() -> int:
+        raise KeyError("bug")
+
+    with pytest.raises(KeyError):
+        guarded("prog", fail)
+
+
+def test_a_reader_that_has_gone_is_no_traceback() -> None:
+    code = (
+        "import sys; from tts_engine.cli.common import guarded\n"
+        "def work():\n    while True:\n        sys.stdout.write('line\\n' * 1000)\n"
+        "sys.exit(guarded('prog', work))"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(tts_engine.__file__).parents[1])}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait() == 1
+    process.stderr.close()
+
+
+def test_usage_errors_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = Parser(prog="prog")
+    parser.add_argument("--n", type=positive)
+    with pytest.raises(SystemExit) as caught:
+        parser.parse_args(["--n", "-3"])
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == "prog: argument --n: -3 must be at least 1; see prog --help\n"
+    with pytest.raises(argparse.ArgumentTypeError, match="not a whole number"):
+        positive("1.5")

@@ -1,0 +1,183 @@
+"""The work of `tts-eval`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+
+from tts_engine import __version__
+from tts_engine.cli.session import limits
+from tts_engine.config import Config, StrategyConfig
+from tts_engine.errors import ConfigError, DataError, TTSError, UsageError
+from tts_engine.report.benchtable import bench_report, localisation_report
+from tts_engine.report.labelled import Labelled, LabelledSet, load_labelled, record
+from tts_engine.report.processbench import Record, item_record, summarize, total_usage
+from tts_engine.report.recorded import score as score_recorded
+from tts_engine.report.summary import powers
+from tts_engine.report.terminal import make_console
+from tts_engine.report.words import percent
+from tts_engine.report.writer import write_lines, write_text
+from tts_engine.run import Engine, resolved
+
+
+def processbench(arguments: Namespace) -> int:
+    """Judge a labelled set; returns the exit code: 1 when not one item could be judged."""
+    stderr = make_console(stderr=True)
+    config = judging_config(Config.load(arguments.config, arguments.set, overrides(arguments)))
+    labelled = load_labelled(arguments.source, skip_malformed=arguments.skip_malformed)
+    samples = arguments.verifier_samples or tuple(powers(config.verifier.samples))
+    folder = _folder(arguments)
+    started = time.monotonic()
+    try:
+        records = asyncio.run(_judge(labelled.items[: arguments.limit], config, samples, folder, arguments, stderr))
+    except KeyboardInterrupt:
+        if folder:
+            stderr.print(f"interrupted; go on with the same command and --resume ({folder})", soft_wrap=True)
+        raise
+    summary = _summary(arguments, config, labelled, records, samples) | {"seconds": time.monotonic() - started}
+    if folder:
+        _write(folder, config, records, summary, stderr)
+    _show(summary, arguments, bench_report(summary), summary["samples"][str(samples[-1])]["mean"])
+    return int(all(found["failure"] for found in records))
+
+
+def score(arguments: Namespace) -> int:
+    """Score recorded predictions."""
+    table = score_recorded(arguments.source, arguments.gold, partial=arguments.partial, seed=arguments.seed)
+    _show(table, arguments, localisation_report(table), table)
+    return 0
+
+
+def make_embedded(arguments: Namespace) -> int:
+    """Write a labelled set of the embedded domain."""
+    try:
+        from tts_engine.cli.embedded_steps import sample_labelled
+    except ModuleNotFoundError as error:
+        raise UsageError(f"sampling needs {error.name}: pip install 'tts-engine[train]'") from None
+    items = sample_labelled(
+        arguments.policy, arguments.problems, arguments.n, per_problem=arguments.per_problem, seed=arguments.seed
+    )
+    write_lines(Path(arguments.out), map(record, items))
+    wrong = sum(item.label >= 0 for item in items)
+    sys.stderr.write(f"{arguments.out}: {len(items)} solutions, {wrong} with a wrong step\n")
+    return 0
+
+
+def judging_config(config: Config) -> Config:
+    """The resolved configuration, whatever strategy stood in it; `ConfigError` where there is no verifier."""
+    if config.verifier.name == "none":
+        raise ConfigError("there is no verifier to evaluate: choose one with --verifier")
+    return resolved(config.model_copy(update={"strategy": StrategyConfig(name="self-consistency")}))
+
+
+def overrides(arguments: Namespace) -> dict[str, Any]:
+    """The options of `processbench` as a nested configuration."""
+    verifier = {"name": arguments.verifier, "model": arguments.verifier_model}
+    run = {"seed": arguments.seed, "concurrency": arguments.concurrency}
+    options: dict[str, dict[str, Any]] = {
+        "verifier": {key: value for key, value in verifier.items() if value is not None},
+        "run": {key: value for key, value in run.items() if value is not None},
+        "sandbox": {"unsafe": True} if arguments.unsafe_sandbox else {},
+        "budget": {key: value for key, value in limits(arguments.budget).items() if value is not None},
+    }
+    if arguments.verifier_samples:
+        options["verifier"]["samples"] = max(arguments.verifier_samples)
+    return options
+
+
+def _folder(arguments: Namespace) -> Path | None:
+    """The output folder, made if need be; None when nothing is to be kept."""
+    if not arguments.out:
+        if arguments.resume:
+            raise DataError("--resume needs the folder to go on with: --out DIR")
+        return None
+    folder = Path(arguments.out)
+    if folder.exists() and not arguments.resume and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(f"{folder} is not empty; add --resume to go on with it, or choose another --out")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot write to {folder} ({error.strerror}); choose another --out") from None
+    return folder
+
+
+async def _judge(
+    items: Sequence[Labelled],
+    config: Config,
+    samples: Sequence[int],
+    folder: Path | None,
+    arguments: Namespace,
+    stderr: Console,
+) -> list[Record]:
+    """The records of all items, in order."""
+    journal = folder / "journal.sqlite" if folder and config.run.journal else None
+    async with Engine(config, journal=journal, resume=arguments.resume, judge_only=True) as engine:
+        gate = asyncio.Semaphore(config.run.concurrency)
+        hidden = arguments.quiet or not stderr.is_terminal
+        with Progress(console=stderr, transient=True, disable=hidden) as progress:
+            bar = progress.add_task("judging", total=len(items))
+
+            async def one(index: int, item: Labelled) -> Record:
+                async with gate:
+                    found = await _item(engine, item, samples, index)
+                progress.advance(bar)
+                return found
+
+            return await asyncio.gather(*(one(index, item) for index, item in enumerate(items)))
+
+
+async def _item(engine: Engine, item: Labelled, samples: Sequence[int], index: int) -> Record:
+    """A failure of one item is recorded on it."""
+    try:
+        return item_record(item, await engine.judge(item.problem, item.steps, samples, priority=index))
+    except UsageError:
+        raise
+    except TTSError as error:
+        return item_record(item, {}, failure=f"{type(error).__name__}: {error}")
+
+
+def _summary(
+    arguments: Namespace, config: Config, labelled: LabelledSet, records: Sequence[Record], samples: Sequence[int]
+) -> Record:
+    verifier = config.verifier
+    return {
+        "version": __version__,
+        "source": arguments.source,
+        "config": config.digest(),
+        "seed": config.run.seed,
+        "verifier": {"name": verifier.name, "model": verifier.model, "params": verifier.params},
+        "skipped_rows": list(labelled.skipped),
+        "usage": total_usage(records),
+        **summarize(records, samples, config.run.seed),
+    }
+
+
+def _write(folder: Path, config: Config, records: Sequence[Record], summary: Record, stderr: Console) -> None:
+    write_text(folder / "config.yaml", config.to_yaml())
+    write_lines(folder / "items.jsonl", records)
+    write_text(folder / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    try:
+        from tts_engine.report.benchplot import draw
+    except ModuleNotFoundError:
+        stderr.print("no plots: they need matplotlib (pip install 'tts-engine[plot]')", style="dim")
+    else:
+        draw(summary, folder)
+
+
+def _show(summary: Record, arguments: Namespace, report: Any, localised: Record) -> None:  # noqa: ANN401
+    """The report on standard output: a table, JSON, or the F1 alone."""
+    if arguments.json:
+        sys.stdout.write(json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    elif arguments.quiet:
+        sys.stdout.write(f"{percent(localised['f1']['value']) if localised['f1'] else 'none'}\n")
+    else:
+        make_console().print(report)

@@ -1,0 +1,90 @@
+"""`tts-run`: solve a problem, or a set of them, by verified search."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from tts_engine import __version__
+from tts_engine.cli.common import Parser, guarded, positive
+
+EPILOG = """\
+examples:
+  tts-run                                             20 problems of the built-in set, the embedded models
+  tts-run --strategy best-of-n --n 32 "Ann starts with 12 pens. ..."
+  tts-run --dataset problems.jsonl --budget tokens=2M,seconds=10m --out runs/mine
+  tts-run --resume runs/mine                          go on where it was stopped; nothing is paid twice
+  tts-run --set strategy.width=2 --set verifier.params.aggregation=min
+
+A value comes from the defaults, then --config, then --set, then the other options; the later wins.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    command = Parser(
+        prog="tts-run",
+        description="Solve problems by search: one model writes solutions step by step, another verifies them.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_problems(command.add_argument_group("problems"))
+    _add_search(command.add_argument_group("search"))
+    _add_models(command.add_argument_group("models and configuration"))
+    _add_run(command.add_argument_group("run"))
+    command.add_argument("--version", action="version", version=f"tts-engine {__version__}")
+    return command
+
+
+def _add_problems(group: Any) -> None:  # noqa: ANN401  # argparse keeps the type of groups to itself
+    group.add_argument("problem", nargs="?", metavar="PROBLEM", help="text of a problem; - reads standard input")
+    group.add_argument("--dataset", metavar="FILE|NAME", help="JSONL with problem (or question) and answer, or a set")
+    group.add_argument("--limit", type=positive, metavar="M", help="only the first M problems")
+
+
+def _add_search(group: Any) -> None:  # noqa: ANN401
+    group.add_argument("--strategy", metavar="NAME", help="beam (default), best-of-n, self-consistency, ...")
+    group.add_argument("--n", type=positive, metavar="N", help="candidates")
+    group.add_argument("--select", metavar="RULE", help="weighted (default), best, majority, ...")
+    group.add_argument("--verifier", metavar="NAME", help="genprm (default), prm, ..., none")
+    group.add_argument("--verifier-samples", type=positive, metavar="K", help="judgements of each candidate")
+    group.add_argument("--budget", metavar="LIMITS", help="for the run, both models: tokens=2M,flops=1e15,seconds=10m")
+    group.add_argument("--budget-per-problem", metavar="LIMITS", help="the same, for each problem")
+    group.add_argument("--seed", type=int, metavar="S", help="of every random draw")
+
+
+def _add_models(group: Any) -> None:  # noqa: ANN401
+    group.add_argument("--policy", metavar="DIR", help="model that writes: folder in Hugging Face format, or hub name")
+    group.add_argument("--verifier-model", metavar="DIR", help="model that verifies")
+    group.add_argument("--config", metavar="FILE", help="YAML configuration")
+    group.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any key of the configuration")
+    group.add_argument("--unsafe-sandbox", action="store_true", help="run checks even where they cannot be confined")
+
+
+def _add_run(group: Any) -> None:  # noqa: ANN401
+    group.add_argument("--out", metavar="DIR", help="run folder (default: runs/<time>-<strategy>)")
+    group.add_argument(
+        "--resume", nargs="?", const="", metavar="DIR", help="continue a run: DIR, else --out, else the last in runs/"
+    )
+    group.add_argument("--concurrency", type=positive, metavar="C", help="problems at once")
+    group.add_argument("--no-baseline", action="store_true", help="do not compare with plain samples")
+    group.add_argument("--json", action="store_true", help="print the summary as JSON instead of the report")
+    group.add_argument("--quiet", action="store_true", help="no progress, and only the answers or the accuracy")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code: 0, 2 for bad input, 130 when interrupted, 1 for any other failure."""
+    arguments = parser().parse_args(argv)
+
+    def work() -> int:
+        from tts_engine.cli.session import execute
+
+        return execute(arguments)
+
+    return guarded("tts-run", work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

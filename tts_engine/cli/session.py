@@ -1,0 +1,248 @@
+"""The work of `tts-run`: what to solve and how, solving it, and the report."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from tts_engine import __version__
+from tts_engine.cli.sources import pick_problems, pick_run
+from tts_engine.compute.budget import Budget
+from tts_engine.config import Config, lookup
+from tts_engine.errors import UsageError
+from tts_engine.report.progress import Progress
+from tts_engine.report.summary import is_plain, outcome_record, summarize
+from tts_engine.report.terminal import cost_report, make_console, set_report, solution_report
+from tts_engine.report.words import percent
+from tts_engine.report.writer import RunFolder
+from tts_engine.resolving import resolved
+from tts_engine.run import Engine
+from tts_engine.strategies import STRATEGIES
+from tts_engine.types import Outcome, Problem
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What one run is asked to do."""
+
+    config: Config
+    problems: Sequence[Problem]
+    folder: RunFolder
+    resume: bool
+    single: bool
+
+
+@dataclass(kw_only=True)
+class Results:
+    """What a run has so far, by problem id."""
+
+    found: dict[str, Outcome] = field(default_factory=dict)
+    plain: dict[str, Outcome] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def execute(arguments: Namespace) -> int:
+    """Do what the command line says; returns the exit code: 1 when not one problem could be worked on."""
+    stderr = make_console(stderr=True)
+    job = prepare(arguments, stderr)
+    results = Results()
+    created = not job.resume
+    if created:
+        job.folder.create(job.config, job.problems)
+    try:
+        asyncio.run(solve(job, results, stderr, quiet=arguments.quiet))
+    except UsageError:
+        if results.found:
+            _keep(job, results, complete=False)
+        elif created:
+            job.folder.discard()
+        raise
+    except KeyboardInterrupt:
+        _keep(job, results, complete=False)
+        stderr.print(f"interrupted; what was finished is kept. Go on with: {_resume_command(job)}", soft_wrap=True)
+        raise
+    summary = _keep(job, results, complete=True)
+    show(job, results, summary, arguments)
+    if not arguments.quiet:
+        stderr.print(f"run folder: {job.folder.path}", style="dim", soft_wrap=True)
+    return int(all(outcome.stop_reason.startswith("failed") for outcome in results.found.values()))
+
+
+def prepare(arguments: Namespace, stderr: Console) -> Job:
+    """Check everything that can be checked without loading a model.
+
+    Raises:
+        UsageError: with what is wrong and the fix; nothing has been written.
+    """
+    resumed = pick_run(arguments)
+    stored_config, stored = resumed.load() if resumed else (None, [])
+    base = arguments.config or (resumed.config if resumed else None)
+    config = resolved(_fitting(Config.load(base, arguments.set, overrides(arguments))))
+    if resumed and stored_config:
+        resumed.check(stored_config, config)
+    problems = pick_problems(arguments, stderr, stored)
+    folder = resumed or RunFolder(Path(arguments.out) if arguments.out else _new_folder(config.strategy.name))
+    return Job(config=config, problems=problems, folder=folder, resume=resumed is not None, single=len(problems) == 1)
+
+
+def overrides(arguments: Namespace) -> dict[str, Any]:
+    """The options of the command line as a nested configuration."""
+    options = {
+        "strategy": {"name": arguments.strategy, "n": arguments.n, "select": arguments.select},
+        "verifier": {
+            "name": arguments.verifier,
+            "samples": arguments.verifier_samples,
+            "model": arguments.verifier_model,
+        },
+        "policy": {"model": arguments.policy},
+        "budget": limits(arguments.budget) | {"per_problem": limits(arguments.budget_per_problem)},
+        "sandbox": {"unsafe": arguments.unsafe_sandbox or None},
+        "run": {
+            "seed": arguments.seed,
+            "concurrency": arguments.concurrency,
+            "baseline": False if arguments.no_baseline else None,
+        },
+    }
+    return _given(options)
+
+
+def limits(text: str | None) -> dict[str, Any]:
+    """`tokens=20k` as the keys of a budget."""
+    budget = Budget.parse(text) if text else Budget()
+    return {unit: getattr(budget, unit) for unit in ("tokens", "flops", "seconds", "dollars")}
+
+
+async def solve(job: Job, results: Results, stderr: Console, *, quiet: bool) -> None:
+    """Fill `results`; a cancellation leaves what was finished in it."""
+    started = time.monotonic()
+    if not quiet:
+        stderr.print(_plan(job))
+    journal = job.folder.journal if job.config.run.journal else None
+    async with Engine(job.config, journal=journal, resume=job.resume) as engine:
+        results.seconds["load"] = time.monotonic() - started
+        if not quiet:
+            for line in engine.explain():
+                stderr.print(line, style="dim")
+        budget = job.config.budget.build()
+        with Progress(len(job.problems), engine.ledger, budget, stderr, quiet=quiet) as progress:
+            async for outcome in engine.run(job.problems, on_event=progress.on_event):
+                results.found[outcome.problem.id] = outcome
+        results.seconds["search"] = time.monotonic() - started - results.seconds["load"]
+        await _compare(job, engine, results, stderr, quiet=quiet)
+        results.seconds["total"] = time.monotonic() - started
+
+
+async def _compare(job: Job, engine: Engine, results: Results, stderr: Console, *, quiet: bool) -> None:
+    """Plain samples of the problems that have a reference; the search's own where it drew plain samples anyway."""
+    graded = [outcome.problem for outcome in results.found.values() if outcome.correct is not None]
+    if not job.config.run.baseline or not graded or job.single:
+        return
+    if is_plain(list(results.found.values())):
+        results.plain = {problem.id: _voted(results.found[problem.id]) for problem in graded}
+        return
+    n = job.config.strategy.params.get("n", 16)
+    if not quiet:
+        stderr.print(f"for comparison: {n} plain samples a problem, not charged to the budget", style="dim")
+    async for outcome in engine.baseline(graded, n):
+        results.plain[outcome.problem.id] = outcome
+
+
+def _voted(outcome: Outcome) -> Outcome:
+    """The outcome that a majority vote over the same samples gives, without the verifier's cost."""
+    from tts_engine.report.summary import is_right
+    from tts_engine.selection import select
+
+    choice = select(outcome.candidates, "majority")
+    usage = {role: usage for role, usage in outcome.usage.items() if role == "generate"}
+    correct = is_right(choice.answer, outcome.problem.answer)
+    return replace(outcome, answer=choice.answer, chosen=choice.chosen, correct=correct, usage=usage)
+
+
+def _keep(job: Job, results: Results, *, complete: bool) -> dict[str, Any]:
+    """Write the run folder; returns the summary."""
+    ordered = [results.found[problem.id] for problem in job.problems if problem.id in results.found]
+    plain = [results.plain[problem.id] for problem in job.problems if problem.id in results.plain]
+    config = job.config
+    summary = {
+        "version": __version__,
+        "config": config.digest(),
+        "seed": config.run.seed,
+        "strategy": {"name": config.strategy.name, **config.strategy.params},
+        "verifier": {"name": config.verifier.name, "model": config.verifier.model, "samples": config.verifier.samples},
+        "policy": config.policy.model,
+        "complete": complete,
+        **summarize(ordered, plain if len(plain) == len(ordered) or complete else (), seed=config.run.seed),
+        "seconds": {name: round(value, 3) for name, value in results.seconds.items()},
+    }
+    job.folder.write(ordered, summary)
+    return summary
+
+
+def show(job: Job, results: Results, summary: dict[str, Any], arguments: Namespace) -> None:
+    """The report on standard output."""
+    ordered = [results.found[problem.id] for problem in job.problems]
+    if arguments.json:
+        sys.stdout.write(json.dumps(_json(job, ordered, summary), indent=2, ensure_ascii=False) + "\n")
+        return
+    if arguments.quiet:
+        accuracy = summary.get("accuracy")
+        lines = [percent(accuracy["value"])] if accuracy else [outcome.answer or "" for outcome in ordered]
+        sys.stdout.write("\n".join(lines) + "\n")
+        return
+    console = make_console()
+    console.print()
+    console.print(solution_report(ordered[0]))
+    console.print()
+    if not job.single:
+        console.print(set_report(summary, job.config.strategy.name))
+        console.print()
+    console.print(cost_report(ordered))
+    console.print(f"{summary['seconds']['total']:.1f} s in all", style="dim")
+
+
+def _json(job: Job, ordered: Sequence[Outcome], summary: dict[str, Any]) -> dict[str, Any]:
+    keys = ("id", "answer", "pred", "correct", "stop_reason")
+    records = (outcome_record(outcome) for outcome in ordered)
+    return summary | {"run": str(job.folder.path), "outcomes": [{key: r[key] for key in keys} for r in records]}
+
+
+def _plan(job: Job) -> str:
+    strategy, verifier = job.config.strategy, job.config.verifier
+    what = "1 problem" if job.single else f"{len(job.problems)} problems"
+    params = ", ".join(f"{key}={value}" for key, value in strategy.params.items())
+    judged = "" if verifier.name == "none" else f", verified by {verifier.name} with {verifier.samples} samples"
+    return f"solving {what} with {strategy.name} ({params}){judged}"
+
+
+def _fitting(config: Config) -> Config:
+    """Without the verifier where the strategy has no use for it: its model need not be loaded."""
+    strategy = lookup(config.strategy.name, STRATEGIES, "strategy")
+    if "samples" in inspect.signature(strategy).parameters:
+        return config
+    return config.model_copy(update={"verifier": config.verifier.model_copy(update={"name": "none"})})
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    """Without what the command line left open."""
+    nested = {key: _given(value) if isinstance(value, dict) else value for key, value in options.items()}
+    return {key: value for key, value in nested.items() if value is not None and value != {}}
+
+
+def _new_folder(strategy: str) -> Path:
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    paths = (Path("runs") / f"{stamp}-{strategy}{suffix}" for suffix in ("", *(f"-{i}" for i in range(2, 1000))))
+    return next(path for path in paths if not path.exists())
+
+
+def _resume_command(job: Job) -> str:
+    return f"tts-run --resume {job.folder.path}" if job.config.run.journal else "the same command (no journal was kept)"

@@ -1,0 +1,81 @@
+"""From the configuration to verifiers: what a checkpoint asks for, members of ensembles, and the objects themselves."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+from tts_engine.backends.factory import checkpoint_params
+from tts_engine.config import Config, VerifierConfig, resolve
+from tts_engine.errors import ConfigError
+from tts_engine.formats import genprm, prm
+from tts_engine.judging import Verifier
+from tts_engine.sandbox.base import Sandbox
+from tts_engine.strategies import STRATEGIES
+from tts_engine.types import Sampling
+from tts_engine.verifiers import VERIFIERS
+
+FORMATS = {"genprm": genprm, "prm": prm}
+"""What our own checkpoints are trained on, by verifier."""
+
+
+def resolved(config: Config) -> Config:
+    """The configuration with every parameter checked and written out; those that the verifier's own checkpoint asks
+    for stand where none are given. Doing it twice changes nothing.
+
+    Raises:
+        ConfigError: an unknown name or parameter, also of a member. DataError: a checkpoint of another format.
+    """
+    config = resolve(_with_checkpoint_params(config), STRATEGIES, VERIFIERS)
+    members(config.verifier)
+    return config
+
+
+def members(config: VerifierConfig) -> list[VerifierConfig]:
+    """The resolved configurations of the members, where the verifier is made of some."""
+    plain = {"name": "self-consistency"}
+    found = config.params.get("members", ())
+    return [resolved(Config.build({"verifier": member, "strategy": plain})).verifier for member in found]
+
+
+def with_members(config: VerifierConfig) -> Iterator[VerifierConfig]:
+    """The verifier's configuration, then those of its members and of theirs."""
+    yield config
+    for member in members(config):
+        yield from with_members(member)
+
+
+async def make_verifier(config: VerifierConfig, start_sandbox: Callable[[], Awaitable[Sandbox]]) -> Verifier:
+    """The verifier that a resolved configuration describes.
+
+    Args:
+        start_sandbox: gives the sandbox, where the verifier or a member asks for one.
+
+    Raises:
+        ConfigError: it needs a model and none is named.
+    """
+    factory = VERIFIERS[config.name]
+    accepted = inspect.signature(factory).parameters
+    if "model" in accepted and config.model is None:
+        raise ConfigError(f"verifier {config.name} needs a model: set verifier.model (or --verifier-model)")
+    offered: dict[str, Any] = {
+        "model": config.model,
+        "sampling": Sampling(temperature=config.temperature, top_p=config.top_p, top_k=config.top_k),
+    }
+    if "sandbox" in accepted:
+        offered["sandbox"] = await start_sandbox()
+    params = dict(config.params)
+    if "members" in accepted:
+        params["members"] = [await make_verifier(member, start_sandbox) for member in members(config)]
+    verifier: Verifier = factory(**{k: v for k, v in offered.items() if k in accepted}, **params)
+    return verifier
+
+
+def _with_checkpoint_params(config: Config) -> Config:
+    verifier = config.verifier
+    form = FORMATS.get(verifier.name)
+    if form is None or verifier.backend != "local" or verifier.model is None:
+        return config
+    params = checkpoint_params(verifier.model, verifier.name, form.FORMAT_VERSION) | verifier.params
+    return config.model_copy(update={"verifier": verifier.model_copy(update={"params": params})})
