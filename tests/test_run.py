@@ -135,6 +135,14 @@ def test_a_problem_longer_than_the_context_is_refused() -> None:
         solve(PROBLEMS[0], config=config(options={"context": 20}))
 
 
+async def test_one_problem_that_does_not_fit_is_refused_before_anything_is_paid() -> None:
+    long = Problem(id="long", prompt=PROBLEMS[0].prompt * 20)
+    async with Engine.from_config(config(options={"context": 400})) as engine:
+        with pytest.raises(DataError, match="problem long has"):
+            _ = [outcome async for outcome in engine.run([*PROBLEMS, long])]
+        assert engine.ledger.total.calls == 0
+
+
 async def test_a_deadline_ends_the_run_with_what_there_is() -> None:
     slow = {"clock": "real", "decode_rate": 20.0}
     results = await outcomes(config(budget={"seconds": 0.6}, options=slow))

@@ -165,7 +165,12 @@ class Engine:
         """Solve many problems with the configured strategy, `run.concurrency` at once, in order of completion.
 
         A budget of the run is dealt out evenly in program order, so that an outcome does not depend on the others.
+
+        Raises:
+            UsageError: a problem does not fit the policy's context; nothing has been paid then.
         """
+        for problem in problems:
+            self._allowances(problem)
         strategy = self._strategy(self.config.strategy.name, self.config.strategy.params)
         async for outcome in self._each(problems, strategy, self.ledger, self.config.run.seed, on_event):
             yield outcome

@@ -200,6 +200,8 @@ class Search:
         ended = [judged for judged in pool if judged.candidate.done or judged.candidate.dead]
         counts = None if weights is None else [weights[judged.candidate.key] for judged in ended]
         selection = choose(ended, select, self.problem.answer, counts)
+        chosen = None if selection.chosen is None else str(ended[selection.chosen].candidate.key)
+        self.tree.graph.update(answer=selection.answer, chosen=chosen)
         return Outcome(
             problem=self.problem,
             answer=selection.answer,

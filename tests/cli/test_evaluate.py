@@ -151,6 +151,27 @@ def test_recorded_predictions_are_scored(run: Run, steps_file: Path) -> None:
     assert "corr-acc" in run("score", "p.jsonl", "--gold", str(steps_file))[1]
 
 
+def test_a_calibration_is_fitted_on_a_judged_set_and_used(run: Run, steps_file: Path) -> None:
+    timid = {"true_positive": 0.95, "false_positive": 0.1, "confidence": 0.5}
+    arguments = ("processbench", str(steps_file), "--verifier-samples", "1", "--quiet")
+    assert run(*arguments, "--out", "r", **timid)[0] == 0
+    for level in ("solutions", "steps"):
+        code, out, err = run("calibrate", "r/items.jsonl", "--out", f"{level}.json", "--level", level)
+        assert (code, err) == (0, "")
+        assert f"{level} at K=1: expected calibration error" in out
+        run(*arguments, "--out", level, "--set", f"verifier.params.calibration={level}.json", **timid)
+        before, after = (
+            read(f"{folder}/summary.json")["samples"]["1"]["calibration"][level] for folder in ("r", level)
+        )
+        assert after["pairs"] == before["pairs"]
+        assert after["brier"] < before["brier"]
+        assert after["ece"] < 0.5 * before["ece"]
+    code, _, err = run("calibrate", "r/items.jsonl", "--out", "c.json", "--k", "7")
+    assert code == 2
+    assert "no judgements with 7 samples; it has [1]" in err
+    assert "is no judged set" in run("calibrate", str(steps_file), "--out", "c.json")[2]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -7,7 +7,7 @@ import random
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tts_engine.verifiers.training.domain import (
@@ -80,6 +80,7 @@ def test_division_by_a_misread_zero_has_a_value() -> None:
     assert Reduction("8/0").value(()) == 0
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**40), st.sampled_from(LEVELS))
 def test_gold_solutions_are_right_whole_and_of_the_level(seed: int, level: int) -> None:
     story = generate(seed, level)
@@ -94,6 +95,7 @@ def test_gold_solutions_are_right_whole_and_of_the_level(seed: int, level: int) 
         assert values[sign] == stated_value(step)
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**40), st.sampled_from(LEVELS))
 def test_numbers_of_a_plan_stand_in_the_text_or_in_the_words(seed: int, level: int) -> None:
     story = generate(seed, level)
@@ -102,6 +104,7 @@ def test_numbers_of_a_plan_stand_in_the_text_or_in_the_words(seed: int, level: i
     assert numbers <= {int(n) for n in re.findall(r"\d+", story.text)} | words
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**40), st.sampled_from(LEVELS), st.data())
 def test_a_flaw_is_the_first_error(seed: int, level: int, data: st.DataObject) -> None:
     story = generate(seed, level)
@@ -109,6 +112,7 @@ def test_a_flaw_is_the_first_error(seed: int, level: int, data: st.DataObject) -
     assert first_error(story, flawed_steps(random.Random(seed), story, index)) == index
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**40), st.sampled_from(LEVELS), st.booleans())
 def test_stories_keep_to_their_side_of_the_split_and_repeat_with_the_seed(seed: int, level: int, held: bool) -> None:
     story = generate(seed, level, held=held)

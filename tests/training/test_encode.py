@@ -7,7 +7,7 @@ import random
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -56,6 +56,7 @@ def test_literals_labels_and_digits_are_one_token(tokenizer: PreTrainedTokenizer
     assert len(tokenizer.encode(text, add_special_tokens=False)) == 1
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.text())
 def test_any_text_comes_back(tokenizer: PreTrainedTokenizerFast, text: str) -> None:
     assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
@@ -67,6 +68,7 @@ def chain(tokenizer: PreTrainedTokenizerFast, seed: int) -> tuple[Attempt, list[
     return attempt, verifier_data.chain_pieces(tokenizer, rng, attempt)
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10**6))
 def test_a_verification_chain_has_the_same_tokens_in_pieces_and_as_one_text(
     tokenizer: PreTrainedTokenizerFast, seed: int
@@ -76,6 +78,7 @@ def test_a_verification_chain_has_the_same_tokens_in_pieces_and_as_one_text(
     assert ids_of(tokenizer, texts) == ids_of(tokenizer, ["".join(texts)])
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10**6))
 def test_a_solution_has_the_same_tokens_in_steps_and_as_one_text(tokenizer: PreTrainedTokenizerFast, seed: int) -> None:
     story = generate(seed, 1 + seed % 5)
@@ -86,6 +89,7 @@ def test_a_solution_has_the_same_tokens_in_steps_and_as_one_text(tokenizer: PreT
     assert ids_of(tokenizer, [*head, own, vocabulary.END]) == ids_of(tokenizer, ["".join(p.text for p in whole)])
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10**6))
 def test_a_chain_is_what_inference_asks_turn_by_turn(tokenizer: PreTrainedTokenizerFast, seed: int) -> None:
     attempt, pieces = chain(tokenizer, seed)
@@ -101,6 +105,7 @@ def test_a_chain_is_what_inference_asks_turn_by_turn(tokenizer: PreTrainedTokeni
     assert judged == ["Yes"] * len(attempt.steps) if error is None else judged == ["Yes"] * error + ["No"]
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10**6))
 def test_the_check_of_a_turn_prints_what_the_turn_says(tokenizer: PreTrainedTokenizerFast, seed: int) -> None:
     rng = random.Random(seed)

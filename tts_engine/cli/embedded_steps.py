@@ -38,7 +38,7 @@ def sample_labelled(policy: str, problems: str, n: int, *, per_problem: int, see
         part = stories[start : start + batch]
         sampled = sample_solutions(checkpoint, [s.text for s in part], 4 * per_problem, seed=seed)
         for story, solutions in zip(part, sampled, strict=True):
-            for item in _labelled(story, solutions, per_problem):
+            for item in label_solutions(story, solutions, per_problem):
                 group = found[item.label == ALL_RIGHT]
                 (group if len(group) < quota[item.label == ALL_RIGHT] else spare).append(item)
         if all(len(found[kind]) == quota[kind] for kind in found):
@@ -57,7 +57,7 @@ def _stories(name: str) -> list[Story]:
         return read_set(path)
 
 
-def _labelled(story: Story, solutions: list[tuple[str, ...]], most: int) -> list[Labelled]:
+def label_solutions(story: Story, solutions: list[tuple[str, ...]], most: int) -> list[Labelled]:
     """The first different solutions that end with an answer, right and wrong ones in turn."""
     ended = [steps for steps in dict.fromkeys(solutions) if extract_answer(steps[-1]) is not None]
     errors = {steps: first_error(story, steps) for steps in ended}

@@ -32,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
     commands = command.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_processbench(commands.add_parser("processbench", help="judge a labelled set (ProcessBench or PRMBench form)"))
     _add_score(commands.add_parser("score", help="score the recorded predictions of another system"))
+    _add_calibrate(commands.add_parser("calibrate", help="fit a calibration on a judged set"))
     _add_make(commands.add_parser("make-embedded", help="sample a labelled set of the embedded domain"))
     return command
 
@@ -64,6 +65,17 @@ def _add_score(command: argparse.ArgumentParser) -> None:
     _add_output(command)
 
 
+def _add_calibrate(command: argparse.ArgumentParser) -> None:
+    command.add_argument("source", metavar="ITEMS", help="items.jsonl of an evaluation")
+    command.add_argument(
+        "--out", required=True, metavar="FILE|DIR", help="calibration file, or the checkpoint's folder"
+    )
+    command.add_argument("--k", type=positive, metavar="K", help="number of samples (default: the largest there is)")
+    command.add_argument("--method", choices=("isotonic", "temperature"), default="isotonic")
+    command.add_argument("--level", choices=("solutions", "steps"), default="solutions", help="what is calibrated")
+    command.add_argument("--seed", type=int, default=0, metavar="S", help="of the cross-validation")
+
+
 def _add_make(command: argparse.ArgumentParser) -> None:
     command.add_argument("--out", required=True, metavar="FILE", help="JSONL to write, in ProcessBench form")
     command.add_argument("--n", type=positive, default=300, metavar="N", help="solutions (default 300)")
@@ -93,6 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         commands: dict[str, Any] = {
             "processbench": evaluation.processbench,
             "score": evaluation.score,
+            "calibrate": evaluation.calibrate,
             "make-embedded": evaluation.make_embedded,
         }
         code: int = commands[arguments.command](arguments)

@@ -15,18 +15,22 @@ from rich.console import Console
 from rich.progress import Progress
 
 from tts_engine import __version__
+from tts_engine.calibration import NAME, fit
 from tts_engine.cli.session import limits
 from tts_engine.config import Config, StrategyConfig
 from tts_engine.errors import ConfigError, DataError, TTSError, UsageError
 from tts_engine.report.benchtable import bench_report, localisation_report
 from tts_engine.report.labelled import Labelled, LabelledSet, load_labelled, record
 from tts_engine.report.processbench import Record, item_record, summarize, total_usage
+from tts_engine.report.recorded import cross_validated, judged_pairs
 from tts_engine.report.recorded import score as score_recorded
+from tts_engine.report.reliability import brier, expected_error, reliability
 from tts_engine.report.summary import powers
 from tts_engine.report.terminal import make_console
 from tts_engine.report.words import percent
 from tts_engine.report.writer import write_lines, write_text
-from tts_engine.run import Engine, resolved
+from tts_engine.resolving import resolved
+from tts_engine.run import Engine
 
 
 def processbench(arguments: Namespace) -> int:
@@ -54,6 +58,21 @@ def score(arguments: Namespace) -> int:
     """Score recorded predictions."""
     table = score_recorded(arguments.source, arguments.gold, partial=arguments.partial, seed=arguments.seed)
     _show(table, arguments, localisation_report(table), table)
+    return 0
+
+
+def calibrate(arguments: Namespace) -> int:
+    """Fit a calibration on a judged set; says what it is worth on examples that it was not fitted on."""
+    k, pairs = judged_pairs(arguments.source, arguments.level, arguments.k)
+    found = fit(pairs, arguments.method, arguments.level, k)
+    out = Path(arguments.out)
+    found.save(out / NAME if out.is_dir() else out)
+    unseen = cross_validated(pairs, arguments.method, arguments.level, arguments.seed)
+    before, after = (expected_error(reliability(each)) for each in (pairs, unseen))
+    text = (
+        f"{len(pairs)} {arguments.level} at K={k}: expected calibration error {before:.3f}, cross-validated {after:.3f}"
+    )
+    sys.stdout.write(f"{text} (Brier {brier(pairs):.3f}, {brier(unseen):.3f})\n")
     return 0
 
 

@@ -10,8 +10,8 @@ from tts_engine.types import Message
 
 INDEX_TASK = (
     "Your task is to review and critique the solution paragraph by paragraph. Once you identify an error in a"
-    " paragraph, return the index of the paragraph where the earliest error occurs. Otherwise, return the index of -1 (which"
-    ' typically denotes "not found").\n\nPlease put your final answer (i.e., the index) in \\boxed{}.'
+    " paragraph, return the index of the paragraph where the earliest error occurs. Otherwise, return the index of -1"
+    ' (which typically denotes "not found").\n\nPlease put your final answer (i.e., the index) in \\boxed{}.'
 )
 GRADE_TASK = (
     "Your task is to review the solution and to grade it: how likely is it that every paragraph, as far as the solution"

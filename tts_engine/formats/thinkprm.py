@@ -14,8 +14,8 @@ from tts_engine.types import Message, TokenLogprob
 
 PROMPT = (
     "You are given a math problem and a proposed step-by-step solution:\n\n[Math Problem]\n\n{problem}\n\n[Solution]"
-    "\n\n{solution}\n\nReview and critique each step in the proposed solution to determine whether each step is correct. If"
-    " the solution is incomplete, only verify the provided steps."
+    "\n\n{solution}\n\nReview and critique each step in the proposed solution to determine whether each step is"
+    " correct. If the solution is incomplete, only verify the provided steps."
 )
 START = "\nLet's verify step by step:"
 QUESTION = "\nIs the solution correct? "

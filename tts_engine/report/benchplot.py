@@ -23,14 +23,14 @@ def draw(summary: Mapping[str, Any], folder: Path) -> None:
 def _f1(samples: Mapping[str, Any]) -> Figure:
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    for rule, words in RULES.items():
+    for (rule, words), style in zip(RULES.items(), ("-", "--"), strict=True):
         known = [(k, at["per_solution"]["tokens"], at[rule]["f1"]) for k, at in samples.items() if at[rule]["f1"]]
         tokens, values = [tokens for _, tokens, _ in known], [found["value"] for _, _, found in known]
         spread = [[f["value"] - f["low"] for *_, f in known], [f["high"] - f["value"] for *_, f in known]]
-        axes.errorbar(tokens, values, yerr=spread, marker="o", capsize=3, label=words)
+        axes.errorbar(tokens, values, yerr=spread, marker="o", linestyle=style, capsize=3, label=words)
         for k, x, found in known:
             axes.annotate(f"K={k}", (x, found["value"]), textcoords="offset points", xytext=(4, 4), fontsize=8)
-    axes.set(xlabel="tokens per solution", ylabel="first-error F1", ylim=(0, 1))
+    axes.set(xlabel="tokens per solution", ylabel="first-error F1", ylim=(0, 1.05), xscale="log")
     axes.legend()
     return figure
 

@@ -1,13 +1,15 @@
-"""Scoring what other systems predicted: rows with an id and a prediction against the labels of a set."""
+"""Recorded results: what other systems predicted against the labels of a set, and the pairs of a judged set."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tts_engine.calibration import Level, Pair, fit
 from tts_engine.errors import DataError
 from tts_engine.report.labelled import ALL_RIGHT, load_labelled, read_rows
-from tts_engine.report.processbench import Record, localisation, majority
+from tts_engine.report.processbench import Record, localisation, majority, solution_pairs, step_pairs
+from tts_engine.types import Key
 
 FORM = 'write it like {"id": "1", "prediction": 0} (-1: no error, null: none was found in the output)'
 
@@ -46,6 +48,43 @@ def score(source: str, gold: str | None, *, partial: bool = False, seed: int = 0
     predictions = read_predictions(source)
     labels = _gold(gold, predictions, partial) if gold else _own(source, predictions)
     return localisation(list(labels.values()), [predictions[name][0] for name in labels], seed) | {"items": len(labels)}
+
+
+def judged_pairs(source: str, level: Level, k: int | None = None) -> tuple[int, list[Pair]]:
+    """The (score, right?) pairs of a judged set (items.jsonl), and the number of samples they belong to.
+
+    Args:
+        level: values of `solutions` (right: without an error), or scores of `steps` up to the first error.
+        k: number of samples; None takes the largest that the first item has.
+
+    Raises:
+        DataError: it is no judged set, or was not judged with that number of samples.
+    """
+    records = [row for _, row in read_rows(source)]
+    if not all(isinstance(row, dict) and isinstance(row.get("samples"), dict) for row in records):
+        raise DataError(f"{source} is no judged set; give the items.jsonl that tts-eval processbench wrote")
+    known = {int(name) for row in records for name in row["samples"]}
+    if not known or (k is not None and k not in known):
+        raise DataError(f"{source} has no judgements with {k or 'any'} samples; it has {sorted(known) or 'none'}")
+    number = k or max(known)
+    if level == "steps":
+        return number, step_pairs(records, str(number))
+    return number, [pair for row in records for pair in solution_pairs(row, str(number))]
+
+
+def cross_validated(pairs: Sequence[Pair], method: str, level: Level, seed: int = 0, folds: int = 5) -> list[Pair]:
+    """The pairs with calibrated scores, each by a calibration that was fitted on the other folds.
+
+    Folds in which one kind is missing from the rest cannot be fitted; their pairs keep their scores.
+    """
+    order = sorted(range(len(pairs)), key=lambda i: Key(seed, ("fold", i)).int())
+    found: list[Pair] = []
+    for fold in range(folds):
+        held = [pairs[i] for i in order[fold::folds]]
+        rest = [pairs[i] for place, i in enumerate(order) if place % folds != fold]
+        mapped = fit(rest, method, level) if len({ok for _, ok in rest}) == 2 else float
+        found += [(mapped(score), ok) for score, ok in held]
+    return found
 
 
 def _prediction(row: Mapping[str, Any], place: str) -> int | None:
