@@ -4,7 +4,8 @@
 
 `counts` is strategies/visits.py alone: pick, add a node, back up. `search` is the whole way through the engine's handle
 with a policy and a verifier that answer at once: tasks, ledger, keys, candidates and the exportable tree included.
-A step is one level of the path that a simulation walks down and up again. Memory is the growth of the process.
+A step is one level of the path that a simulation walks down and up again. Time is that of the processor; memory is the
+growth of the process, to which only what is more than ever before adds.
 """
 
 from __future__ import annotations
@@ -90,9 +91,9 @@ def measured(name: str, nodes: int, work: Callable[[], float]) -> Row:
     """Name, nodes, microseconds a simulation, mean depth (0: not told), growth of the process in MB."""
     gc.collect()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    started = time.perf_counter()
+    started = time.process_time()
     told = work()
-    seconds = time.perf_counter() - started
+    seconds = time.process_time() - started
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     return name, nodes, seconds / nodes * 1e6, told, grown
 

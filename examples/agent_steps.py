@@ -10,7 +10,7 @@ of calls do it all; searching step by step finds one where as many plain attempt
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from tts_engine import Outcome, Problem
@@ -23,6 +23,7 @@ from tts_engine.types import Candidate, Key, Role, Step, StepJudgement, Usage, V
 from tts_engine.verifiers.verdicts import make_verdict
 
 Folder = dict[str, str]
+Options = Mapping[str, int | float]
 
 START: Folder = {"notes.tmp": "hello", "main.py": "print(1)", "README": "", "old/main.py": "print(0)"}
 TASK = Problem(id="tidy", prompt="Rename notes.tmp to notes.md, delete what is old, add a title to the README.")
@@ -77,7 +78,10 @@ def play(calls: tuple[str, ...]) -> Folder | None:
 
 @dataclass
 class Agent:
-    """The policy: makes one more tool call, or as many as it takes; it ends when it runs out of calls or is content."""
+    """The policy: makes one more tool call, or as many as it takes; it ends when it runs out of calls or is content.
+
+    Its answer, which votes are counted by, is what the tests say in the end.
+    """
 
     async def __call__(self, node: Candidate, key: Key, calls: Calls, *, whole: bool) -> Candidate:
         steps, usage = node.steps, node.usage
@@ -86,7 +90,7 @@ class Agent:
                 lease.settle(Role.GENERATE, "agent", COST)
             steps, usage = (*steps, Step(text=MENU[key.child(len(steps)).int() % len(MENU)])), usage + COST
         done = content(steps) or len(steps) == MOST_CALLS
-        answer = "; ".join(step.text for step in steps) if done else None
+        answer = f"{passed(tuple(step.text for step in steps)):.2f}" if done else None
         return Candidate(
             problem=node.problem, key=key, steps=steps, done=done, answer=answer, parent=node.key, usage=usage
         )
@@ -120,12 +124,10 @@ class Tests:
         """Nothing is open."""
 
 
-async def solve(strategy: str, **options: object) -> Outcome:
+async def solve(strategy: str, options: Options) -> Outcome:
     """Run a strategy over the agent and its tests, with 6,000 tokens to spend."""
     with Journal.open(None, {}, resume=False) as journal:
-        calls = Calls(
-            models={}, journal=journal, scope=Scope.root(Budget(tokens=6000), TASK.id), problem=TASK.id
-        )
+        calls = Calls(models={}, journal=journal, scope=Scope.root(Budget(tokens=6000), TASK.id), problem=TASK.id)
         search = Search(
             TASK,
             policy=Agent(),
@@ -136,21 +138,21 @@ async def solve(strategy: str, **options: object) -> Outcome:
             step_allowance=COST,
             cost_ratio=0.0,
         )
-        return await STRATEGIES[strategy](search, **options)
+        return await STRATEGIES[strategy](search, samples=1, select="best", **options)
 
 
 async def main() -> None:
     """Plain attempts, a beam, subtrees and a tree search, each with as many calls as it can pay."""
-    for strategy, options in {
+    choices: dict[str, Options] = {
         "best-of-n": {"n": 1000},
         "beam": {"n": 64, "width": 8},
         "dvts": {"n": 64, "width": 16},
         "mcts": {"n": 1000, "exploration": 0.2, "width": 8.0},
-    }.items():
-        outcome = await solve(strategy, **options, samples=1, select="best")
-        best = outcome.candidates[outcome.chosen or 0].verdict
-        share = f"{best.value:.0%}" if best is not None and best.value is not None else "unknown"
-        print(f"{strategy}: tests passed: {share}, after {outcome.total.tokens} tokens: {outcome.answer}")
+    }
+    for strategy, options in choices.items():
+        outcome = await solve(strategy, options)
+        calls = "; ".join(step.text for step in outcome.candidates[outcome.chosen or 0].candidate.steps)
+        print(f"{strategy}: share of tests passed {outcome.answer} after {outcome.total.tokens} tokens: {calls}")
 
 
 if __name__ == "__main__":

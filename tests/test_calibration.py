@@ -9,7 +9,7 @@ import random
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tts_engine.calibration import Calibration, fit, isotonic, logit, sigmoid, temperature_scaling
@@ -32,6 +32,7 @@ def test_pooling_by_hand(pairs: list[tuple[float, bool]], scores: list[float], s
     assert isotonic(pairs) == (scores, pytest.approx(shares))
 
 
+@settings(deadline=None)
 @given(st.lists(st.booleans(), min_size=1, max_size=7))
 def test_pooling_is_the_rising_fit_of_least_squares(truths: list[bool]) -> None:
     pairs = [(index / 10, ok) for index, ok in enumerate(truths)]

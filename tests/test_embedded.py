@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -21,11 +22,11 @@ async def solved(strategy: dict[str, Any], samples: int = 4, problems: int = 40,
 
 
 @pytest.fixture(scope="module")
-async def best_of_8() -> list[Outcome]:
-    return await solved({"name": "best-of-n", "n": 8})
+def best_of_8() -> list[Outcome]:
+    return asyncio.run(solved({"name": "best-of-n", "n": 8}))
 
 
-async def test_the_verifier_finds_more_right_answers_than_voting(best_of_8: list[Outcome]) -> None:
+def test_the_verifier_finds_more_right_answers_than_voting(best_of_8: list[Outcome]) -> None:
     weighted = sum(outcome.correct is True for outcome in best_of_8)
     majority = sum(select(o.candidates, "majority").answer == o.problem.answer for o in best_of_8)
     one = sum(j.candidate.answer == o.problem.answer for o in best_of_8 for j in o.candidates) / 8
@@ -33,7 +34,7 @@ async def test_the_verifier_finds_more_right_answers_than_voting(best_of_8: list
     assert weighted > one + 4
 
 
-async def test_judgements_rest_on_checks_that_were_executed(best_of_8: list[Outcome]) -> None:
+def test_judgements_rest_on_checks_that_were_executed(best_of_8: list[Outcome]) -> None:
     turns = [
         turn
         for outcome in best_of_8
@@ -52,7 +53,7 @@ async def test_judgements_rest_on_checks_that_were_executed(best_of_8: list[Outc
     assert invalid < 0.05 * len(turns)
 
 
-async def test_both_models_are_on_the_ledger(best_of_8: list[Outcome]) -> None:
+def test_both_models_are_on_the_ledger(best_of_8: list[Outcome]) -> None:
     for outcome in best_of_8:
         assert set(outcome.usage) == {"generate", "verify"}
         assert all(usage.flops > 0 and usage.completion > 0 for usage in outcome.usage.values())

@@ -5,13 +5,13 @@ A calibration is fitted on (score, right?) pairs by `tts-eval calibrate` and app
 
 from __future__ import annotations
 
+import bisect
 import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tts_engine.errors import DataError
@@ -59,7 +59,7 @@ class Calibration(BaseModel):
     def __call__(self, score: float) -> float:
         """The calibrated probability of a score in [0, 1]."""
         if self.method == "isotonic":
-            return float(np.interp(score, self.scores, self.shares))
+            return _between(self.scores, self.shares, score)
         return sigmoid(logit(score) / self.temperature + self.shift)
 
     def save(self, path: Path) -> None:
@@ -129,6 +129,8 @@ def temperature_scaling(pairs: Sequence[Pair], steps: int = 50) -> tuple[float, 
     A tiny pull towards 1 and 0 keeps them finite where the scores separate right from wrong. A temperature below zero
     (scores that point the wrong way) is replaced by a very high one, which makes all scores equal.
     """
+    import numpy as np
+
     x = np.array([logit(score) for score, _ in pairs])
     y = np.array([float(ok) for _, ok in pairs])
     design = np.stack([x, np.ones_like(x)], axis=1)
@@ -141,6 +143,15 @@ def temperature_scaling(pairs: Sequence[Pair], steps: int = 50) -> tuple[float, 
         weights = weights - change / max(1.0, float(np.abs(change).max()))
     slope = max(float(weights[0]), 1e-3)
     return 1.0 / slope, float(weights[1])
+
+
+def _between(scores: Sequence[float], shares: Sequence[float], score: float) -> float:
+    """Linear between the points, flat beyond them."""
+    place = bisect.bisect_right(scores, score)
+    if place in (0, len(scores)):
+        return shares[min(place, len(scores) - 1)]
+    low, high = scores[place - 1], scores[place]
+    return shares[place - 1] + (shares[place] - shares[place - 1]) * (score - low) / (high - low)
 
 
 def logit(score: float) -> float:

@@ -81,7 +81,7 @@ class LanguagePolicy:
         return self._extended(blank, key, completion, whole=True)
 
     async def resume(self, candidate: Candidate, words: str, *, key: Key, calls: Calls) -> Candidate:
-        """The rest of the solution after the forced words (budget forcing, 2501.19393): it answers anew or not at all."""
+        """The rest of the solution after the forced words (budget forcing, 2501.19393), which answers anew or not."""
         texts = tuple(step.text for step in candidate.steps)
         prompt = form.solve_prompt(candidate.problem.prompt, texts).then(words)
         completion = await calls.complete(

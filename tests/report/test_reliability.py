@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tts_engine.report.reliability import area, brier, expected_error, reliability
@@ -11,6 +11,7 @@ from tts_engine.report.reliability import area, brier, expected_error, reliabili
 SCORES = st.lists(st.tuples(st.sampled_from([0.0, 0.2, 0.5, 0.9, 1.0]), st.booleans()), max_size=30)
 
 
+@settings(deadline=None)
 @given(SCORES)
 def test_the_area_counts_pairs(pairs: list[tuple[float, bool]]) -> None:
     right, wrong = ([score for score, ok in pairs if ok is kind] for kind in (True, False))

@@ -30,6 +30,7 @@ class Digits:
 
     depth: int = len(SECRET)
     fail: float = 0.0
+    spread: int = DIGITS
     order: random.Random | None = None
     made: list[tuple[int, ...]] = field(default_factory=list)
     critiques: list[tuple[str, str, str]] = field(default_factory=list)
@@ -38,7 +39,7 @@ class Digits:
         usage = node.usage + await self._pay(key, calls, Role.GENERATE)
         steps = node.steps
         for i in range(self.depth - node.depth if whole else 1):
-            steps = (*steps, Step(text=str(key.child(i).int() % DIGITS)))
+            steps = (*steps, Step(text=str(key.child(i).int() % self.spread)))
         return self._candidate(node, key, steps, usage)
 
     async def refine(self, candidate: Candidate, step: str, critique: str, *, key: Key, calls: Calls) -> Candidate:

@@ -10,9 +10,10 @@ import pytest
 
 from tests.strategies.conftest import DIGITS, SECRET, Digits, MakeSearch, Truth
 from tts_engine.compute.ledger import Budget
+from tts_engine.report.viewer import compute
 from tts_engine.selection import select
 from tts_engine.strategies import STRATEGIES
-from tts_engine.types import Outcome
+from tts_engine.types import Outcome, Role
 
 RIGHT = "".join(map(str, SECRET))
 CASES: list[tuple[str, dict[str, Any]]] = [
@@ -132,6 +133,27 @@ async def test_all_calls_failing_ends_with_the_reason(
     assert outcome.stop_reason == "failed: backend"
 
 
+@pytest.mark.parametrize(("name", "options"), CASES)
+async def test_every_node_is_there_once_and_usage_adds_up(
+    make_search: MakeSearch, name: str, options: dict[str, Any]
+) -> None:
+    outcome = await STRATEGIES[name](make_search(), **options)
+    nodes = [node["id"] for node in outcome.tree["nodes"]]
+    assert len(nodes) == len(set(nodes)) == len(outcome.tree["edges"]) + 1
+    assert all(str(judged.candidate.key) in nodes for judged in outcome.candidates)
+    written = sum(cost["generate"] for cost in compute(outcome.tree).values())
+    assert written == sum(usage.tokens for role, usage in outcome.usage.items() if role != Role.VERIFY)
+
+
+@pytest.mark.parametrize(("name", "options"), CASES)
+async def test_a_policy_that_repeats_itself_comes_to_an_end(
+    make_search: MakeSearch, name: str, options: dict[str, Any]
+) -> None:
+    outcome = await STRATEGIES[name](make_search(Digits(spread=1)), **options)
+    assert outcome.answer is not None
+    assert outcome.stop_reason == "finished"
+
+
 async def test_a_broken_verifier_leaves_the_majority(make_search: MakeSearch) -> None:
     outcome = await STRATEGIES["best-of-n"](make_search(judge=Truth(broken=True)), n=30, samples=2)
     assert outcome.answer == select(outcome.candidates, "majority").answer
@@ -142,10 +164,3 @@ async def test_a_policy_that_never_ends_is_completed_or_given_up(make_search: Ma
     outcome = await STRATEGIES["beam"](make_search(Digits(depth=30), budget=Budget(tokens=300)), n=4, width=2)
     assert outcome.total.tokens <= 300
     assert outcome.stop_reason.startswith("budget")
-
-
-async def test_the_tree_holds_every_candidate_once(make_search: MakeSearch) -> None:
-    outcome = await STRATEGIES["beam"](make_search(), n=16, width=4, samples=1)
-    nodes = [node["id"] for node in outcome.tree["nodes"]]
-    assert len(nodes) == len(set(nodes)) == len(outcome.tree["edges"]) + 1
-    assert all(str(judged.candidate.key) in nodes for judged in outcome.candidates)

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 import yaml
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from tts_engine.errors import DataError
 from tts_engine.formats import genprm, prm
@@ -59,11 +59,20 @@ class Job:
 
 
 def load_recipe(path: Path | None = None) -> dict[str, dict[str, Any]]:
-    """The recipe of the package, or another one."""
-    text = (path or files("tts_engine") / "assets" / "recipe.yaml").read_text(encoding="utf-8")
-    recipe = yaml.safe_load(text)
-    if not isinstance(recipe, dict):
-        raise DataError(f"{path} is no recipe: it must be a YAML mapping like the package's assets/recipe.yaml")
+    """The recipe of the package, or another one.
+
+    Raises:
+        DataError: the file is missing or is no recipe.
+    """
+    own: dict[str, dict[str, Any]] = yaml.safe_load((files("tts_engine") / "assets" / "recipe.yaml").read_text("utf-8"))
+    if path is None:
+        return own
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise DataError(f"{path} is no recipe: {error}") from None
+    if not isinstance(recipe, dict) or {k: set(v) for k, v in recipe.items()} != {k: set(v) for k, v in own.items()}:
+        raise DataError(f"{path} is no recipe: it must have the sections and keys of the package's assets/recipe.yaml")
     return recipe
 
 
@@ -71,6 +80,9 @@ def run(job: Job, stage: str = "all") -> None:
     """Run one stage, or all of them (the two verifiers side by side)."""
     job.out.mkdir(parents=True, exist_ok=True)
     if stage != "all":
+        missing = [need for need in _NEEDS.get(stage, ()) if not (job.out / need).exists()]
+        if missing:
+            raise DataError(f"{job.out} has no {missing[0]}: run the earlier stages first (or --stage all)")
         _STAGES[stage](job)
         return
     for name in ("problems", "tokenizer", "policy", "rollouts"):
@@ -119,14 +131,24 @@ def _rollouts(job: Job) -> None:
     texts = [story.text for story in stories]
     per_story = job.recipe["rollouts"]["per_story"]
     sampled = sample_solutions(job.out / "policy", texts, per_story, seed=job.seed, device=job.device)
-    lines = (json.dumps({"number": i, "steps": steps}) + "\n" for i, each in enumerate(sampled) for steps in each)
-    (job.out / ROLLOUTS).write_text("".join(lines), encoding="utf-8")
+    entries = ({"number": i, "id": stories[i].id, "steps": steps} for i, each in enumerate(sampled) for steps in each)
+    (job.out / ROLLOUTS).write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8")
 
 
 def read_rollouts(path: Path, seed: int) -> list[Attempt]:
-    """The sampled attempts, with their stories."""
-    entries = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [Attempt(rollout_story(seed, entry["number"]), tuple(entry["steps"])) for entry in entries]
+    """The sampled attempts, with their stories.
+
+    Raises:
+        DataError: they were sampled on other stories than this seed and version of the domain give.
+    """
+    attempts = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        entry = json.loads(line)
+        story = rollout_story(seed, entry["number"])
+        if story.id != entry["id"]:
+            raise DataError(f"{path} was sampled on other stories: run the stage rollouts again with this seed")
+        attempts.append(Attempt(story, tuple(entry["steps"])))
+    return attempts
 
 
 def _genprm(job: Job) -> None:
@@ -159,7 +181,7 @@ def _fit(
     torch.set_num_threads(1)
     settings = job.recipe[name]
     schedule = Schedule(tokens=job.amount(name, "tokens"), rate=settings["rate"])
-    model = _start(job, settings.get("start"), tokenizer)
+    model = checkpoints.new_model(tokenizer, job.seed, job.device)
     (job.out / "logs").mkdir(exist_ok=True)
     pad = tokenizer.pad_token_id
     assert isinstance(pad, int)
@@ -168,13 +190,12 @@ def _fit(
     checkpoints.save(model, tokenizer, job.out / name, form=name, version=version, **facts)
 
 
-def _start(job: Job, start: str | None, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    model = checkpoints.new_model(tokenizer, job.seed, job.device)
-    if start is not None:
-        model.load_state_dict(checkpoints.load(job.out / start).state_dict())
-    return model
-
-
+_NEEDS = {
+    "policy": ("tokenizer",),
+    "rollouts": ("policy",),
+    "genprm": ("tokenizer", ROLLOUTS),
+    "prm": ("tokenizer", ROLLOUTS),
+}
 _STAGES: dict[str, Callable[[Job], None]] = {
     "problems": _problems,
     "tokenizer": _tokenizer,

@@ -84,6 +84,8 @@ def save(
     ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     GenerationConfig(**ends).save_pretrained(fresh)
     (fresh / FORMAT_FILE).write_text(json.dumps({"format": form, "version": version, **facts}, indent=2) + "\n")
+    for file in fresh.iterdir():
+        file.chmod(0o644)
     if path.exists():
         shutil.rmtree(path)
     fresh.rename(path)

@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 
 from tts_engine.verifiers.training.domain import LEVELS, Reduction, Story, held_out, rng_of
 
-NAMES = ("Ann", "Mia", "Eve", "Zoe", "Ida", "Lea", "Tom", "Ben", "Max", "Sam", "Leo", "Jim")
+SHE = ("Ann", "Mia", "Eve", "Zoe", "Ida", "Lea")
+HE = ("Tom", "Ben", "Max", "Sam", "Leo", "Jim")
 ITEMS = ("marbles", "apples", "cards", "coins", "shells", "stamps", "books", "pens", "stickers", "beads")
-SIZES = (0.30, 0.35, 0.35)
+SIZES = (0.25, 0.35, 0.40)
 """Shares of stories with small, middling and large numbers."""
-DISTRACTIONS = 0.12
-"""How often something happens that has nothing to do with the question, before each event."""
 LARGEST = 4000
 
 
@@ -23,10 +22,9 @@ class _Teller:
 
     rng: random.Random
     name: str
+    she: str
     item: str
     other: str
-    thing: str
-    holdings: dict[str, int]
     size: int
     value: int
     running: str
@@ -39,11 +37,10 @@ class _Teller:
         low, high = ranges[self.size]
         return self.rng.randint(min(low, most), min(high, most))
 
-    def say(self, *variants: str, **facts: int | str) -> None:
-        """Add one of the sentences; `{name}` and the like are filled in."""
+    def say(self, *variants: str, **numbers: int) -> None:
         text = self.rng.choice(variants)
-        names = {"name": self.name, "item": self.item, "other": self.other, "thing": self.thing}
-        self.sentences.append(text.format(**names, **facts))
+        names = {"name": self.name, "she": self.she, "item": self.item, "other": self.other}
+        self.sentences.append(text.format(**names, **numbers))
 
     def reduce(self, expression: str, label: str, reading: str) -> str:
         """Add a reduction; returns the reference to its result. `{x}` is the running value."""
@@ -104,7 +101,7 @@ def _half(t: _Teller) -> None:
 
 def _share(t: _Teller) -> None:
     k = t.rng.choice([k for k in range(3, 10) if t.value % k == 0])
-    t.say("{name} shares them equally with others, {k} people in all.",
+    t.say("{name} shares them equally among {k} people, {she} being one of them.",
           "{name} puts them into {k} equal heaps and keeps one heap.", k=k)  # fmt: skip
     t.move(t.reduce(f"{{x}}/{k}", "each", f"{{x}} in {k} parts"), t.value // k)
 
@@ -140,37 +137,10 @@ def _price(t: _Teller) -> None:
     t.move(t.reduce(f"{{x}}*{p}", "worth", f"{{x}} times {p}"), t.value * p)
 
 
-def _given_all(t: _Teller) -> None:
-    who, n = t.rng.choice(list(t.holdings.items()))
-    t.say("{who} gives {name} all {item}.", "{name} gets every one of {who}.", who=who)
-    del t.holdings[who]
-    t.move(t.reduce(f"{{x}}+{n}", "now", f"{{x}} and {n} of {who}"), t.value + n)
-
-
-def _as_many_more(t: _Teller) -> None:
-    who, n = t.rng.choice(list(t.holdings.items()))
-    t.say("{name} buys as many as {who} has.", "{name} finds as many as {who} owns.", who=who)
-    t.move(t.reduce(f"{{x}}+{n}", "now", f"{{x}} and {n} like {who}"), t.value + n)
-
-
-def _as_many_less(t: _Teller) -> None:
-    who, n = t.rng.choice([(who, n) for who, n in t.holdings.items() if n < t.value])
-    t.say("{name} sells as many as {who} has.", "{name} loses as many as {who} owns.", who=who)
-    t.move(t.reduce(f"{{x}}-{n}", "left", f"{{x}} without {n} like {who}"), t.value - n)
-
-
-def _times_theirs(t: _Teller) -> None:
-    (who, n), k = t.rng.choice(list(t.holdings.items())), t.rng.randint(2, 5)
-    t.sentences.append(f"{t.name} buys {k} times as many as {who} has.")
-    product = t.reduce(f"{n}*{k}", "bought", f"{k} times {n} of {who}")
-    t.move(t.reduce(f"{{x}}+{product}", "now", "{x} and those bought"), t.value + n * k)
-
-
 def _distract(t: _Teller) -> None:
     n = t.number((2, 30), (12, 99), (45, 600))
-    t.say("{name} buys {n} {thing}.", "{other} gives {name} {n} {thing}.", "{name} loses {n} {thing}.",
-          "{name} has {n} {thing} too.", "{other} sells {n} {thing}.", "{other} is {n} days younger than {name}.",
-          n=n)  # fmt: skip
+    t.say("{other} has {n} {item} too.", "A friend of {name} is {n} years old.", "{other} keeps {n} {item} at home.",
+          "The shop sells {n} kinds of {item}.", n=n)  # fmt: skip
 
 
 Event = Callable[[_Teller], None]
@@ -187,10 +157,6 @@ _EVENTS: tuple[tuple[Event, int, float], ...] = (
     (_times_as_many, 2, 1.5),
     (_more_than, 2, 2.0),
     (_price, 1, 1.0),
-    (_given_all, 1, 1.0),
-    (_as_many_more, 1, 1.5),
-    (_as_many_less, 1, 1.5),
-    (_times_theirs, 2, 1.0),
 )
 """What can happen, how many reductions it takes, and how often it is picked."""
 
@@ -200,10 +166,6 @@ def _possible(t: _Teller, event: Event, length: int, left: int) -> bool:
         return False
     if event is _price:
         return left == 1 and t.value <= LARGEST // 12
-    if event in (_given_all, _as_many_more, _times_theirs):
-        return bool(t.holdings) and t.value <= LARGEST // 3
-    if event is _as_many_less:
-        return any(n < t.value for n in t.holdings.values())
     if event is _half:
         return t.value % 2 == 0
     if event is _share:
@@ -213,35 +175,24 @@ def _possible(t: _Teller, event: Event, length: int, left: int) -> bool:
     return t.value >= 20 if event is _friends else t.value > 5
 
 
-def _opening(rng: random.Random) -> _Teller:
-    """The people of a story and what they own; who it is about comes out later."""
-    name, *others = rng.sample(NAMES, rng.randint(2, 3))
-    item, thing = rng.sample(ITEMS, 2)
+def _tell(rng: random.Random, level: int) -> Story:
+    girl = rng.random() < 0.5
+    name, other = rng.choice(SHE if girl else HE), rng.choice(HE if girl else SHE)
     size = rng.choices((0, 1, 2), SIZES)[0]
-    low, high = ((5, 40), (21, 99), (80, 900))[size]
-    start = rng.randint(low, high)
-    holdings = {who: rng.randint(low, high) for who in others[1:]}
-    t = _Teller(rng, name, item, others[0], thing, holdings, size, start, str(start))
+    start = rng.randint(*((5, 40), (21, 99), (80, 900))[size])
+    t = _Teller(rng, name, "she" if girl else "he", rng.choice(ITEMS), other, size, start, str(start))
     t.say("{name} has {n} {item}.", "{name} starts with {n} {item}.", "There are {n} {item} in the bag of {name}.",
           n=start)  # fmt: skip
-    t.sentences += [f"{who} has {n} {item}." for who, n in holdings.items()]
-    rng.shuffle(t.sentences)
-    return t
-
-
-def _tell(rng: random.Random, level: int) -> Story:
-    t = _opening(rng)
     while len(t.plan) < level + 1:
-        if rng.random() < DISTRACTIONS:
+        if rng.random() < 0.12:
             _distract(t)
         left = level + 1 - len(t.plan)
         choices = [(e, w) for e, length, w in _EVENTS if _possible(t, e, length, left)]
         event = rng.choices([e for e, _ in choices], [w for _, w in choices])[0]
         event(t)
-    if t.closed:
-        t.sentences.append(t.closed)
-    else:
-        t.say("How many {item} does {name} have now?", "How many {item} has {name} in the end?")
+    questions = ("How many {item} does {name} have now?", "How many {item} has {name} in the end?")
+    question = t.closed or rng.choice(questions)
+    t.sentences.append(question.format(item=t.item, name=t.name))
     return Story(text=" ".join(t.sentences), plan=tuple(t.plan), level=level)
 
 
