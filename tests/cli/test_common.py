@@ -69,3 +69,12 @@ def test_usage_errors_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "prog: argument --n: -3 must be at least 1; see prog --help\n"
     with pytest.raises(argparse.ArgumentTypeError, match="not a whole number"):
         positive("1.5")
+
+
+def test_the_help_names_every_strategy_and_verifier() -> None:
+    from tts_engine.cli import run
+    from tts_engine.strategies import STRATEGIES
+    from tts_engine.verifiers import VERIFIERS
+
+    assert set(run.STRATEGIES.replace(" (default)", "").split(", ")) == set(STRATEGIES)
+    assert set(run.VERIFIERS.replace(" (default)", "").split(", ")) == {*VERIFIERS, "none"}

@@ -10,6 +10,12 @@ from typing import Any
 from tts_engine import __version__
 from tts_engine.cli.common import Parser, guarded, positive
 
+STRATEGIES = (
+    "beam (default), dvts, mcts, best-of-n, self-consistency, adaptive-self-consistency, particle-filter, refine,"
+    " revise, beam-refine, budget-forcing"
+)
+VERIFIERS = "genprm (default), prm, thinkprm, judge, outcome, confidence, checker, ensemble, cascade, none"
+
 EPILOG = """\
 examples:
   tts-run                                             20 problems of the built-in set, the embedded models
@@ -45,10 +51,10 @@ def _add_problems(group: Any) -> None:  # noqa: ANN401  # argparse keeps the typ
 
 
 def _add_search(group: Any) -> None:  # noqa: ANN401
-    group.add_argument("--strategy", metavar="NAME", help="beam (default), best-of-n, self-consistency, ...")
+    group.add_argument("--strategy", metavar="NAME", help=STRATEGIES)
     group.add_argument("--n", type=positive, metavar="N", help="candidates")
     group.add_argument("--select", metavar="RULE", help="weighted (default), best, majority, ...")
-    group.add_argument("--verifier", metavar="NAME", help="genprm (default), prm, ..., none")
+    group.add_argument("--verifier", metavar="NAME", help=VERIFIERS)
     group.add_argument("--verifier-samples", type=positive, metavar="K", help="judgements of each candidate")
     group.add_argument("--budget", metavar="LIMITS", help="for the run, both models: tokens=2M,flops=1e15,seconds=10m")
     group.add_argument("--budget-per-problem", metavar="LIMITS", help="the same, for each problem")

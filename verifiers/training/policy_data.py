@@ -30,19 +30,19 @@ CHUNK = 512
 def drill(rng: random.Random) -> str:
     """One operation, such as `17*23`, in the ranges of the stories."""
     kind = rng.random()
-    if kind < 0.2:
+    if kind < 0.3:
         return f"{rng.randint(5, 10 ** rng.randint(2, 3))}+{rng.randint(2, 10 ** rng.randint(2, 3))}"
-    if kind < 0.55:
+    if kind < 0.6:
         a = rng.randint(10, 10 ** rng.randint(2, 3))
         return f"{a}-{rng.randint(2, a - 1)}"
-    if kind < 0.65:
-        return f"{rng.randint(2, 9)}*{rng.randint(3, 99)}"
-    if kind < 0.73:
-        return f"{rng.randint(10, 19)}*{rng.randint(5, 29)}"
-    if kind < 0.83:
+    if kind < 0.75:
+        return f"{rng.randint(2, 12)}*{rng.randint(3, 49)}"
+    if kind < 0.85:
+        return f"{rng.randint(10, 29)}*{rng.randint(10, 29)}"
+    if kind < 0.93:
         return f"{rng.randint(10, 10 ** rng.randint(2, 3))}*{rng.randint(2, 9)}"
     k = rng.randint(2, 9)
-    return f"{k * rng.randint(2, 10 ** rng.randint(1, 3) // 2)}/{k}"
+    return f"{k * rng.randint(2, 10 ** rng.randint(1, 2))}/{k}"
 
 
 def drill_pieces(tokenizer: PreTrainedTokenizerFast, rng: random.Random) -> list[Piece]:
