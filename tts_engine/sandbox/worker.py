@@ -243,5 +243,6 @@ if __name__ == "__main__":
     calculator, confine = _sibling("calculator"), _sibling("confine")
     confine.prepare()
     start = {**json.loads(sys.argv[2]), "mapped": confine.mapped_bytes()}
-    serve(socket.socket(fileno=int(sys.argv[1])), start)
+    with suppress(ConnectionError):  # the engine hung up without reading the last answer
+        serve(socket.socket(fileno=int(sys.argv[1])), start)
     shutil.rmtree(start["folder"], ignore_errors=True)  # the engine may have been killed
