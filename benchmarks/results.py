@@ -237,7 +237,7 @@ def report(records: Sequence[Record], seeds: int, seconds: float) -> str:
         row("discriminative PRM", lambda how: accuracy(records, prm, N, how), auc(records, prm)),
     ]
     for k in (1, 2, 4, 8):
-        area = np.nanmean([auc(records, values(records, k, b)) for b in range(K // k)], axis=0)
+        area = np.mean([auc(records, values(records, k, b)) for b in range(K // k)], axis=0)
         lines.append(row(f"GenPRM with code, K={k}", lambda how, k=k: genprm_accuracy(records, N, k, how), area))  # type: ignore[misc]
     lines += ["", "Rising with K (score-weighted vote, paired differences):", ""]
     for k in (2, 4, 8):
