@@ -1,15 +1,13 @@
-"""What several tests use: a simulated engine, a set of problems for it, and the embedded models where they are."""
+"""What several tests use: a simulated engine, a set of problems for it, and made-up outcomes."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable
-from importlib.resources import files
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
 from tts_engine.backends.arithmetic import Task
 from tts_engine.types import (
@@ -48,17 +46,6 @@ def problem_file(tmp_path: Path) -> Path:
     lines = [json.dumps({"id": f"p{i}", "problem": p.prompt, "answer": p.answer}) for i, p in enumerate(problems)]
     path.write_text("\n".join(lines))
     return path
-
-
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def embedded_policy() -> AsyncIterator[Any]:
-    """The embedded policy on the local backend, loaded once."""
-    from tts_engine.backends.factory import make_backend
-
-    if not (files("tts_engine") / "assets" / "policy" / "config.json").is_file():
-        pytest.skip("the embedded policy has not been trained in this checkout")
-    async with make_backend("local", "embedded:policy", {"threads": 1}) as backend:
-        yield backend
 
 
 MakeOutcome = Callable[..., Outcome]

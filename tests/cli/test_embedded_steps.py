@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
-
-import pytest
-
 from tts_engine.cli.embedded_steps import label_solutions, sample_labelled
 from tts_engine.report.labelled import Labelled
 from tts_engine.verifiers.training.domain import Reduction, Story, gold_steps
@@ -41,8 +37,6 @@ def test_both_kinds_are_taken_in_turn() -> None:
 
 
 def test_the_embedded_policy_writes_a_balanced_set() -> None:
-    if not (files("tts_engine") / "assets" / "policy" / "config.json").is_file():
-        pytest.skip("the embedded policy has not been trained in this checkout")
     items = sample_labelled("embedded:policy", "arith-dev", 12, per_problem=2, seed=0)
     assert len(items) == 12
     assert abs(sum(item.label == -1 for item in items) - 6) <= 1

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from tts_engine.report.labelled import Labelled
 from tts_engine.report.processbench import item_record, summarize
 from tts_engine.types import Problem, StepJudgement, Usage
 from tts_engine.verifiers.verdicts import make_verdict
-
-pytest.importorskip("matplotlib")
 
 
 def test_both_plots_are_written(tmp_path: Path) -> None:
