@@ -63,7 +63,8 @@ async def raw(config: dict[str, Any], requests: Sequence[Request], at_once: int)
         async def worker() -> None:
             nonlocal done
             for request in todo:
-                done += (await backends[request.model].complete(request)).tokens
+                completion = await backends[request.model].complete(request)
+                done += completion.tokens
 
         await asyncio.gather(*(worker() for _ in range(at_once)))
         return done
