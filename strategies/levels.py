@@ -60,16 +60,11 @@ def spread(children: Sequence[Judged | None], diversity: float) -> list[float | 
     crowd: Counter[object] = Counter()
     while rest:
         alike = {i: sum(crowd[like] for like in _likes(child)) for i, child in rest.items()}
-        lowered = {i: score(child) - diversity * alike[i] for i, child in rest.items()}
+        lowered = {i: child.rank - diversity * alike[i] for i, child in rest.items()}
         best = max(lowered, key=lambda i: (lowered[i], -i))
         scores[best] = lowered[best]
         crowd.update(_likes(rest.pop(best)))
     return scores
-
-
-def score(judged: Judged) -> float:
-    """The verdict's value; below all values where there is none."""
-    return judged.verdict.value if judged.verdict is not None and judged.verdict.value is not None else -1.0
 
 
 def deal(total: int, wants: Sequence[int]) -> list[int]:
@@ -148,7 +143,7 @@ class _Child:
             return Standing.DONE
         if self.candidate.dead:
             return Standing.GONE
-        return score(self.judged) if self.judged is not None else Standing.UNSCORED
+        return self.judged.rank if self.judged is not None else Standing.UNSCORED
 
 
 @dataclass(kw_only=True)

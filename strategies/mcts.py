@@ -9,7 +9,7 @@ from functools import partial
 from typing import Literal
 
 from tts_engine.search import Search
-from tts_engine.strategies.levels import score, together
+from tts_engine.strategies.levels import together
 from tts_engine.strategies.options import Count, Natural, Positive, Select, Share
 from tts_engine.strategies.visits import Rule, Visits, scoring
 from tts_engine.types import Candidate, Judged, Outcome
@@ -60,7 +60,7 @@ async def mcts(
     await run(simulations, n, parallel)
     simulations.annotate()
     pool = simulations.pool
-    if fallback and max(map(score, pool), default=0.0) < trust:
+    if fallback and max((judged.rank for judged in pool), default=0.0) < trust:
         size = search.room(fallback, whole=True)
         plain = await search.judged(search.propose(search.root, size, whole=True), 0)
         return await search.finish([*pool, *plain], "majority")

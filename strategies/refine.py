@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from tts_engine.judging import Critique, critique_of
 from tts_engine.search import Search
 from tts_engine.strategies.beam import beam_pool
-from tts_engine.strategies.levels import Gate, score, together
+from tts_engine.strategies.levels import Gate, together
 from tts_engine.strategies.options import Count, Select, Share
 from tts_engine.types import Judged, Outcome, Usage, Verdict
 
@@ -103,7 +103,7 @@ async def beam_refine(
         n, width, samples, select: as for `beam`.
         winners: how many are refined; `rounds`, `threshold`: as for `refine`.
     """
-    pool = sorted(await beam_pool(search, n, width, samples), key=score, reverse=True)
+    pool = sorted(await beam_pool(search, n, width, samples), key=lambda judged: judged.rank, reverse=True)
     gate = Gate(search, len(pool[:winners]), samples, whole=True)
     lines = [Line(search, gate, i, samples, threshold, judged) for i, judged in enumerate(pool[:winners])]
     await together(line.run(rounds) for line in lines)
@@ -160,7 +160,7 @@ class Line:
 
     def _take(self, judged: Judged) -> None:
         self.attempts.append(judged)
-        if self.kept is None or score(judged) > score(self.kept):
+        if self.kept is None or judged.rank > self.kept.rank:
             self.kept = judged
 
 

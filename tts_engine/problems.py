@@ -54,7 +54,7 @@ def parse_problems(text: str, source: str, *, lines: bool) -> list[Problem]:
     """The problems in `text`: JSON lines, or else one JSON list. `source` names them in ids and messages."""
     problems: dict[str, Problem] = {}
     places: dict[str, str] = {}
-    for index, (place, record) in enumerate(_lines(text, source) if lines else _items(text, source)):
+    for index, (place, record) in enumerate(_lines(text, source) if lines else list_items(text, source, "problem")):
         problem = _problem(record, place, f"{_stem(Path(source).name)}-{index}")
         if problem.id in problems:
             raise DataError(f"{place}: the id {problem.id!r} was used before, in {places[problem.id]}; ids must differ")
@@ -113,14 +113,15 @@ def _lines(text: str, source: str) -> Iterator[tuple[str, Any]]:
             raise DataError(f"{place} is not JSON ({error.msg} at column {error.colno}); {FORM}") from None
 
 
-def _items(text: str, source: str) -> Iterator[tuple[str, Any]]:
+def list_items(text: str, source: str, what: str) -> Iterator[tuple[str, Any]]:
+    """Place and content of each item of a JSON list; `what` names an item. `DataError` where the text is none."""
     try:
         data = json.loads(text)
     except json.JSONDecodeError as error:
         raise DataError(f"{source} line {error.lineno} is not JSON ({error.msg} at column {error.colno})") from None
     if not isinstance(data, list):
-        raise DataError(f"{source} must hold a list of problems; for one problem a line, name the file .jsonl")
-    return ((f"{source} item {index}", record) for index, record in enumerate(data, start=1))
+        raise DataError(f"{source} must hold a list of {what}s; for one {what} a line, name the file .jsonl")
+    return ((f"{source} item {index}", item) for index, item in enumerate(data, start=1))
 
 
 def read_text(path: Path) -> str:

@@ -21,7 +21,7 @@ from tts_engine.judging import Critique, Judge, judge_candidate
 from tts_engine.policy import Policy, Writer
 from tts_engine.selection import select as choose
 from tts_engine.tree import candidate_data, verdict_data
-from tts_engine.types import Candidate, Failure, Judged, Key, Outcome, Place, Problem, Usage, Verdict
+from tts_engine.types import Candidate, Failure, Judged, Key, Outcome, Place, Problem, Usage
 
 PLACES: Mapping[type[TTSError], Place] = {
     BudgetExhausted: "budget",
@@ -224,7 +224,7 @@ class Search:
             self._held.release()
         known = sorted(self._judged.values(), key=program_order)
         open_ends = [judged for judged in known if not judged.candidate.done and not judged.candidate.dead]
-        best = max(open_ends, key=lambda judged: (_value(judged.verdict), judged.candidate.depth), default=None)
+        best = max(open_ends, key=lambda judged: (judged.rank, judged.candidate.depth), default=None)
         start = best.candidate if best else self.root
         self._lanes = self._scope.split(1, "finish")
         return [await self.judge(candidate, 0) async for candidate in self.propose(start, 1, whole=True)]
@@ -347,10 +347,6 @@ class Search:
 def program_order(judged: Judged) -> tuple[tuple[int, int | str], ...]:
     """Sort key: the path of the candidate's key, numbers by value."""
     return tuple((isinstance(part, str), part) for part in judged.candidate.key.path)
-
-
-def _value(verdict: Verdict | None) -> float:
-    return verdict.value if verdict is not None and verdict.value is not None else -1.0
 
 
 def _units(usage: Usage, factor: float) -> tuple[float, float, float]:

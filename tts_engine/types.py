@@ -373,6 +373,11 @@ class Judged:
     candidate: Candidate
     verdict: Verdict | None = None
 
+    @property
+    def rank(self) -> float:
+        """The verdict's value for ordering candidates; below all values where there is none."""
+        return self.verdict.value if self.verdict is not None and self.verdict.value is not None else -1.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:

@@ -46,6 +46,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     is, which judges without code."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.delitem(sys.modules, "tts_engine.report.benchplot", raising=False)  # imported by a test before
 
     def call(*arguments: str, **task: float) -> tuple[int, str, str]:
         options = {"task": task}

@@ -21,12 +21,13 @@ from tts_engine.compute.budget import Budget
 from tts_engine.config import Config, lookup
 from tts_engine.errors import UsageError
 from tts_engine.report.progress import Progress
-from tts_engine.report.summary import is_plain, outcome_record, summarize
+from tts_engine.report.summary import is_plain, is_right, outcome_record, summarize
 from tts_engine.report.terminal import cost_report, make_console, set_report, solution_report
 from tts_engine.report.words import percent
 from tts_engine.report.writer import RunFolder
 from tts_engine.resolving import resolved
 from tts_engine.run import Engine
+from tts_engine.selection import select
 from tts_engine.strategies import STRATEGIES
 from tts_engine.types import Outcome, Problem
 
@@ -159,9 +160,6 @@ async def _compare(job: Job, engine: Engine, results: Results, stderr: Console, 
 
 def _voted(outcome: Outcome) -> Outcome:
     """The outcome that a majority vote over the same samples gives, without the verifier's cost."""
-    from tts_engine.report.summary import is_right
-    from tts_engine.selection import select
-
     choice = select(outcome.candidates, "majority")
     usage = {role: usage for role, usage in outcome.usage.items() if role == "generate"}
     correct = is_right(choice.answer, outcome.problem.answer)

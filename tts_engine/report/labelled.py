@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tts_engine.errors import DataError
-from tts_engine.problems import builtin_sets, read_text
+from tts_engine.problems import builtin_sets, list_items, read_text
 from tts_engine.types import Problem
 
 ALL_RIGHT = -1
@@ -74,7 +74,7 @@ def read_rows(source: str) -> Iterator[tuple[str, Any]]:
         raise DataError(f"there is no file or built-in set {source!r}; give a JSON or JSONL file")
     text = read_text(path) if path.is_file() else known[source].read_text(encoding="utf-8")
     if path.name.endswith((".json", ".json.gz")):
-        return ((f"{source} item {number}", row) for number, row in enumerate(_list(text, source), start=1))
+        return list_items(text, source, "row")
     lines = ((number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip())
     return ((f"{source} line {number}", _json(line)) for number, line in lines)
 
@@ -83,16 +83,6 @@ def record(item: Labelled) -> dict[str, Any]:
     """The item as a row in ProcessBench form."""
     row = {"id": item.problem.id, "problem": item.problem.prompt, "steps": list(item.steps), "label": item.label}
     return row | {key: value for key, value in item.problem.meta.items() if key not in row}
-
-
-def _list(text: str, source: str) -> list[Any]:
-    try:
-        data = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{source} line {error.lineno} is not JSON ({error.msg} at column {error.colno})") from None
-    if not isinstance(data, list):
-        raise DataError(f"{source} must hold a list of rows; for one row a line, name the file .jsonl")
-    return data
 
 
 def _json(line: str) -> Any:  # noqa: ANN401  # any JSON value
