@@ -222,8 +222,8 @@ def report(records: Sequence[Record], seeds: int, seconds: float) -> str:
         "",
         f"Written by `python benchmarks/results.py` (version {tts_engine.__version__}, {platform.machine()}, CPU); do"
         f" not edit. {len({item.problem for item in records})} held-out problems of `arith-test`, {seeds} seeds, N={N},"
-        f" K={K}, policy at temperature 1. Accuracy in percent with 95 % bootstrap intervals over problems; differences"
-        " are paired.",
+        f" K={K}, policy at the temperature its checkpoint asks for. Accuracy in percent with 95 % bootstrap intervals"
+        " over problems; differences are paired.",
         "",
         f"pass@1 {points(np.array([item.right.mean() for item in records]))},"
         f" pass@{N} (oracle) {points(np.array([float(item.right.any()) for item in records]))},"

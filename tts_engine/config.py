@@ -68,6 +68,7 @@ class PolicyConfig(Section):
         backend: what runs it.
         model: `embedded:policy`, a folder in Hugging Face format, or a hub name.
         options: keyword arguments of the backend (`slots`, `device`, `dtype`, ...).
+        temperature: None takes what the checkpoint asks for, else 1.
         max_tokens: bound of a whole solution; `step_tokens`: of one step of a step-wise search.
         max_steps: a solution with more steps is given up.
         prices: None when the model costs no money.
@@ -76,7 +77,7 @@ class PolicyConfig(Section):
     backend: BackendName = "local"
     model: str = "embedded:policy"
     options: Arguments = {}
-    temperature: NonNegative = 1.0
+    temperature: NonNegative | None = None
     top_p: Share = 1.0
     top_k: Annotated[int, Field(ge=0)] = 0
     max_tokens: Positive = 256

@@ -7,9 +7,10 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 from tts_engine.backends.factory import checkpoint_params
-from tts_engine.config import Config, VerifierConfig, resolve
+from tts_engine.config import Config, PolicyConfig, VerifierConfig, resolve
 from tts_engine.errors import ConfigError
 from tts_engine.formats import genprm, prm
+from tts_engine.formats import policy as policy_format
 from tts_engine.judging import Verifier
 from tts_engine.sandbox.base import Sandbox
 from tts_engine.strategies import STRATEGIES
@@ -21,8 +22,8 @@ FORMATS = {"genprm": genprm, "prm": prm}
 
 
 def resolved(config: Config) -> Config:
-    """The configuration with every parameter checked and written out; those that the verifier's own checkpoint asks
-    for stand where none are given. Doing it twice changes nothing.
+    """The configuration with every parameter checked and written out; what the models' own checkpoints ask for stands
+    where nothing is given. Doing it twice changes nothing.
 
     Raises:
         ConfigError: an unknown name or parameter, also of a member. DataError: a checkpoint of another format.
@@ -73,9 +74,21 @@ async def make_verifier(config: VerifierConfig, start_sandbox: Callable[[], Awai
 
 
 def _with_checkpoint_params(config: Config) -> Config:
-    verifier = config.verifier
+    return config.model_copy(update={"policy": _asked_policy(config.policy), "verifier": _asked(config.verifier)})
+
+
+def _asked_policy(policy: PolicyConfig) -> PolicyConfig:
+    if policy.temperature is not None:
+        return policy
+    params: dict[str, Any] = {}
+    if policy.backend == "local":
+        params = checkpoint_params(policy.model, "policy", policy_format.FORMAT_VERSION)
+    return policy.model_copy(update={"temperature": float(params.get("temperature", 1.0))})
+
+
+def _asked(verifier: VerifierConfig) -> VerifierConfig:
     form = FORMATS.get(verifier.name)
     if form is None or verifier.backend != "local" or verifier.model is None:
-        return config
-    params = checkpoint_params(verifier.model, verifier.name, form.FORMAT_VERSION) | verifier.params
-    return config.model_copy(update={"verifier": verifier.model_copy(update={"params": params})})
+        return verifier
+    params = checkpoint_params(verifier.model, verifier.name, form.FORMAT_VERSION)
+    return verifier.model_copy(update={"params": params | verifier.params})

@@ -223,6 +223,7 @@ class Engine:
         self._check_units()
         if verifier.name != "none":
             self._verifier = await make_verifier(verifier, self._start_sandbox)
+        assert policy.temperature is not None  # resolved
         self._policy = LanguagePolicy(
             model=policy.model,
             sampling=Sampling(

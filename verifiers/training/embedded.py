@@ -35,6 +35,8 @@ STAGES = ("problems", "tokenizer", "policy", "rollouts", "genprm", "prm")
 ROLLOUTS = "rollouts.jsonl"
 GENPRM_PARAMS = {"generation_prompt": True, "analysis_tokens": 48, "check_tokens": 48}
 """How the embedded GenPRM wants to be asked: the assistant tag stands before its turns, and its turns are short."""
+POLICY_PARAMS = {"temperature": 1.25}
+"""How the embedded policy wants to be sampled: so that about half of its solutions are right, and many differ."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +118,8 @@ def _tokenizer(job: Job) -> None:
 
 def _policy(job: Job) -> None:
     tokenizer = vocabulary.load(job.out / "tokenizer")
-    _fit(job, "policy", tokenizer, policy_data.documents(tokenizer, job.seed), version=policy_form.FORMAT_VERSION)
+    documents = policy_data.documents(tokenizer, job.seed)
+    _fit(job, "policy", tokenizer, documents, version=policy_form.FORMAT_VERSION, params=POLICY_PARAMS)
 
 
 def rollout_story(seed: int, number: int) -> Story:
