@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import (
@@ -30,9 +30,10 @@ from pydantic_core import ErrorDetails
 
 from tts_engine.compute.budget import UNITS, Budget
 from tts_engine.compute.cost import Prices
+from tts_engine.compute.stopping import VoteRule
 from tts_engine.errors import ConfigError
 
-BackendName = Literal["local", "simulated", "replay"]
+BackendName = Literal["local", "openai", "pooling", "simulated", "replay", "vllm"]
 Positive = Annotated[int, Field(ge=1)]
 Arguments = Annotated[dict[str, Any], BeforeValidator(lambda value: {} if value is None else value)]
 """Keyword arguments; `null` in a later source takes those of the earlier ones away."""
@@ -71,6 +72,7 @@ class PolicyConfig(Section):
         temperature: None takes what the checkpoint asks for, else 1.
         max_tokens: bound of a whole solution; `step_tokens`: of one step of a step-wise search.
         max_steps: a solution with more steps is given up.
+        logprobs: alternatives of each token that are asked for; some verifiers read them (`confidence`).
         prices: None when the model costs no money.
     """
 
@@ -83,7 +85,15 @@ class PolicyConfig(Section):
     max_tokens: Positive = 256
     step_tokens: Positive = 96
     max_steps: Positive = 40
+    logprobs: Annotated[int, Field(ge=0)] = 0
     prices: PriceConfig | None = None
+
+
+class StopConfig(Section):
+    """A sequential test on the votes of a candidate (compute/stopping.py)."""
+
+    error: Annotated[float, Field(gt=0, lt=0.5)] = 0.01
+    test: Literal["sprt", "beta"] = "sprt"
 
 
 class VerifierConfig(Section):
@@ -92,7 +102,8 @@ class VerifierConfig(Section):
     Attributes:
         name: a verifier, or `none`.
         model: as in the policy; None takes the embedded model of the verifier.
-        samples: K, independent judgements of each candidate.
+        samples: K, independent judgements of each candidate; `auto[:MOST[:ERROR[:TEST]]]` stands for a `stop` rule.
+        stop: when fewer than `samples` judgements are enough (compute/stopping.py); None always takes them all.
         params: keyword arguments of the verifier; `options`: of the backend.
     """
 
@@ -100,6 +111,7 @@ class VerifierConfig(Section):
     backend: BackendName = "local"
     model: str | None = None
     samples: Positive = 8
+    stop: StopConfig | None = None
     options: Arguments = {}
     params: Arguments = {}
     temperature: NonNegative = 0.6
@@ -110,9 +122,19 @@ class VerifierConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _embedded(cls, data: Any) -> Any:  # noqa: ANN401  # whatever the YAML holds
+        if isinstance(data, Mapping) and isinstance(data.get("samples"), str):
+            rule = VoteRule.parse(data["samples"])
+            data = {**data, "samples": rule.most, "stop": {"error": rule.error, "test": rule.test}}
         if isinstance(data, Mapping) and data.get("model") is None:
             return {**data, "model": EMBEDDED_VERIFIERS.get(data.get("name", "genprm"))}
         return data
+
+    @property
+    def rule(self) -> VoteRule | None:
+        """The sequential test, where there is one."""
+        if self.stop is None:
+            return None
+        return VoteRule(most=self.samples, error=self.stop.error, test=self.stop.test)
 
 
 class StrategyConfig(BaseModel):
@@ -167,18 +189,38 @@ class RunConfig(Section):
     Attributes:
         seed: of every random draw.
         concurrency: problems at once.
+        allocate: `adaptive` lets the run's budget flow to the problems where it helps most, at one price for all; None
+            deals it out evenly.
+        in_flight: calls of all models together that run at once, where they share a device: the policy's and the
+            verifier's are then admitted by weighted fair queueing (compute/scheduler.py); None leaves it to the backends.
         journal: keep every finished call in the run folder.
         baseline: for sets, also draw plain samples for the comparison with not searching.
     """
 
     seed: Annotated[int, Field(ge=0)] = 0
     concurrency: Positive = 32
+    allocate: Literal["adaptive"] | None = None
+    in_flight: Positive | None = None
     journal: bool = True
     baseline: bool = True
 
 
-NOT_IN_DIGEST = {"run": {"concurrency", "journal", "baseline"}, "sandbox": {"workers"}}
+WAYS = {
+    *("url", "key_env", "key_header", "headers", "concurrency", "rate"),
+    *("timeout", "stall", "tries", "silence", "pause"),
+}
+"""Options of a backend that say how an endpoint is reached: a run may be resumed with others."""
+NOT_IN_DIGEST: dict[str, Any] = {
+    "run": {"concurrency", "in_flight", "journal", "baseline"},
+    "sandbox": {"workers"},
+    "policy": {"options": WAYS},
+    "verifier": {"options": WAYS},
+}
 """What does not change an outcome."""
+
+
+NEW_KEYS = (("policy", "logprobs"), ("verifier", "stop"), ("run", "allocate"))
+"""Keys that are younger than journals that should stay readable: left out of the digest while they are not set."""
 
 
 class Config(Section):
@@ -194,7 +236,7 @@ class Config(Section):
     @classmethod
     def load(
         cls, path: Path | str | None = None, sets: Sequence[str] = (), overrides: Mapping[str, Any] | None = None
-    ) -> Config:
+    ) -> Self:
         """Merge the sources, later ones first in rank.
 
         Args:
@@ -205,13 +247,10 @@ class Config(Section):
         Raises:
             ConfigError: a file that is no configuration, an unknown key, a value of the wrong kind.
         """
-        data = _read(Path(path)) if path is not None else {}
-        for assignment in sets:
-            data = _merge(data, parse_set(assignment))
-        return cls.build(_merge(data, overrides or {}))
+        return cls.build(_merge(load_mapping(path, sets), overrides or {}))
 
     @classmethod
-    def build(cls, data: Mapping[str, Any]) -> Config:
+    def build(cls, data: Mapping[str, Any]) -> Self:
         """The configuration of a nested mapping; `ConfigError` where it is wrong."""
         try:
             return cls.model_validate(data)
@@ -220,7 +259,11 @@ class Config(Section):
 
     def digest(self) -> str:
         """16 hexadecimal digits that name everything that changes results (not, for example, the concurrency)."""
-        text = json.dumps(self.model_dump(mode="json", exclude=NOT_IN_DIGEST), sort_keys=True)
+        data = self.model_dump(mode="json", exclude=NOT_IN_DIGEST)
+        for section, key in NEW_KEYS:
+            if not data[section][key]:
+                del data[section][key]
+        text = json.dumps(data, sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
     def to_yaml(self) -> str:
@@ -293,6 +336,14 @@ def check_params(
         else:
             checked[name] = parameter.default
     return checked
+
+
+def load_mapping(path: Path | str | None, sets: Sequence[str] = ()) -> dict[str, Any]:
+    """What a YAML file and assignments (`Config.load`) say together, not yet checked; `ConfigError` where they are none."""
+    data = _read(Path(path)) if path is not None else {}
+    for assignment in sets:
+        data = _merge(data, parse_set(assignment))
+    return data
 
 
 def parse_set(text: str) -> dict[str, Any]:

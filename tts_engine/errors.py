@@ -3,7 +3,8 @@
     TTSError                      anything this package raises on purpose
     ├── UsageError                bad input from the user; `fix` names what to do; the CLI exits with code 2
     │   ├── ConfigError           a config file, key or value
-    │   └── DataError             a problem set, a journal or a checkpoint that cannot be read
+    │   ├── DataError             a problem set, a journal or a checkpoint that cannot be read
+    │   └── EndpointDown          what serves a model is gone; the run can be resumed when it is back
     ├── BackendError              a model call failed (network, engine, out of memory)
     │   └── ContextExceeded       the prompt does not fit the model's context
     ├── VerifierError             a verifier could not judge at all
@@ -32,6 +33,10 @@ class ConfigError(UsageError):
 
 class DataError(UsageError):
     """A problem set, journal, run folder or checkpoint cannot be used."""
+
+
+class EndpointDown(UsageError):
+    """What serves a model does not answer any more: the run ends, what was finished is kept, and it can be resumed."""
 
 
 class BackendError(TTSError):

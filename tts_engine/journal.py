@@ -16,13 +16,13 @@ import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from tts_engine.backends import record
 from tts_engine.backends.base import ModelInfo
 from tts_engine.backends.record import SQLValue
 from tts_engine.errors import DataError
-from tts_engine.types import CodeRun, Completion, Request
+from tts_engine.types import CodeRun, Completion, Request, Usage
 
 Row = tuple[SQLValue, ...]
 T = TypeVar("T")
@@ -33,7 +33,13 @@ _WRITES = {
     "outcomes": "INSERT OR REPLACE INTO outcomes VALUES (?, ?, ?)",
     "notes": "INSERT OR REPLACE INTO notes VALUES (?, ?)",
     "models": "INSERT OR IGNORE INTO models VALUES (?, ?)",
+    "lost": "INSERT INTO lost VALUES (?, ?, ?, ?, ?, ?, ?)",
 }
+_LOST = (
+    "CREATE TABLE IF NOT EXISTS lost (problem TEXT NOT NULL, role TEXT NOT NULL, model TEXT NOT NULL,"
+    " key TEXT NOT NULL, prompt INTEGER NOT NULL, cached INTEGER NOT NULL, cancelled INTEGER NOT NULL)"
+)
+"""What cancelled calls had computed; they are drawn again when they are wanted again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +67,7 @@ class Journal:
         self._hits = self._misses = self._writes = self._commits = 0
 
     @classmethod
-    def open(cls, path: Path | None, identity: Mapping[str, Any], resume: bool, prompts: bool = False) -> Journal:
+    def open(cls, path: Path | None, identity: Mapping[str, Any], resume: bool, prompts: bool = False) -> Self:
         """Start a journal, or continue one.
 
         Args:
@@ -95,6 +101,19 @@ class Journal:
     def find_call(self, request: Request) -> Completion | None:
         """The completion written for an equal request, exactly as it was; None if there is none."""
         return self._counted(record.find_completion(self._database, request))
+
+    def lose_call(self, request: Request, usage: Usage, problem: str) -> None:
+        """Keep what a cancelled call had computed; committed with the next turn of the event loop."""
+        names = (problem, request.role.value, request.model, str(request.key))
+        self._put("lost", (*names, usage.prompt, usage.cached, usage.cancelled))
+
+    def lost(self) -> Usage:
+        """All that cancelled calls had computed, whichever process made them."""
+        self.flush()
+        sql = "SELECT count(*), total(prompt), total(cached), total(cancelled) FROM lost"
+        calls, prompt, cached, cancelled = map(int, self._database.execute(sql).fetchone())
+        wasted = prompt - cached + cancelled
+        return Usage(prompt=prompt, cached=cached, cancelled=cancelled, wasted=wasted, calls=calls)
 
     async def write_code(self, identity: bytes, run: CodeRun) -> None:
         """Keep an executed check under a name of 16 bytes or more; of equal names the first one stays."""
@@ -168,14 +187,19 @@ class Journal:
         self.close()
 
     async def _write(self, table: str, row: Row) -> None:
-        loop = asyncio.get_running_loop()
-        self._rows.setdefault(table, []).append(row)
+        loop = self._put(table, row)
         waiter: asyncio.Future[None] = loop.create_future()
         self._waiters.append(waiter)
+        await waiter
+
+    def _put(self, table: str, row: Row) -> asyncio.AbstractEventLoop:
+        """Add a row to this turn's transaction."""
+        loop = asyncio.get_running_loop()
+        self._rows.setdefault(table, []).append(row)
         if self._loop is not loop:
             self._loop = loop
             loop.call_soon(self.flush)
-        await waiter
+        return loop
 
     def _commit(self, rows: dict[str, list[Row]]) -> None:
         self._database.execute("BEGIN IMMEDIATE")
@@ -194,6 +218,25 @@ class Journal:
         self._hits += found is not None
         self._misses += found is None
         return found
+
+
+class Blank(Journal):
+    """A journal that keeps nothing and knows nothing: for a server, whose memory must not grow."""
+
+    def find_call(self, request: Request) -> Completion | None:
+        return None
+
+    def find_code(self, identity: bytes) -> CodeRun | None:
+        return None
+
+    def lose_call(self, request: Request, usage: Usage, problem: str) -> None:
+        pass
+
+    def _put(self, table: str, row: Row) -> asyncio.AbstractEventLoop:
+        return asyncio.get_running_loop()
+
+    async def _write(self, table: str, row: Row) -> None:
+        pass
 
 
 def _wake(waiters: list[asyncio.Future[None]], failure: DataError | None) -> None:
@@ -217,6 +260,7 @@ def _prepare(database: sqlite3.Connection, path: Path, identity: Mapping[str, An
         return
     record.check_file(database, path)
     database.execute("PRAGMA synchronous=NORMAL")
+    database.execute(_LOST)
     ((written,),) = database.execute("SELECT value FROM meta WHERE name = 'identity'")
     _compare(path, json.loads(written), json.loads(json.dumps(identity)))
 
@@ -227,7 +271,7 @@ def _lay(database: sqlite3.Connection, identity: Mapping[str, Any]) -> None:
     database.execute("BEGIN IMMEDIATE")
     database.execute(f"PRAGMA application_id={record.APPLICATION}")
     database.execute(f"PRAGMA user_version={record.VERSION}")
-    for statement in record.SCHEMA.split(";")[:-1]:
+    for statement in (*record.SCHEMA.split(";")[:-1], _LOST):
         database.execute(statement)
     database.execute("INSERT INTO meta VALUES ('identity', ?)", (json.dumps(identity, sort_keys=True),))
     database.execute("COMMIT")

@@ -6,7 +6,11 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from tts_engine.calls import Calls
-from tts_engine.types import Candidate, Key, Problem, Verdict
+from tts_engine.errors import VerifierError
+from tts_engine.types import Candidate, Key, Problem, StepJudgement, Verdict
+
+ACCEPTED = 0.5
+"""A sample votes yes when it scores no step below this."""
 
 
 class Judge(Protocol):
@@ -44,10 +48,18 @@ class CandidateJudge(Protocol):
 
 
 async def judge_candidate(judge: Judge, candidate: Candidate, samples: int, calls: Calls) -> Verdict:
-    """What `judge` says of a candidate: from the candidate if it can, else from its texts. Raises as `Judge` does."""
+    """What `judge` says of a candidate: from the candidate if it can, else from its texts. Raises as `Judge` does.
+
+    Raises:
+        VerifierError: the verdict is no verdict.
+    """
     if isinstance(judge, CandidateJudge):
-        return await judge.judge(candidate, samples, calls)
-    return await judge(tuple(step.text for step in candidate.steps), samples, calls)
+        verdict = await judge.judge(candidate, samples, calls)
+    else:
+        verdict = await judge(tuple(step.text for step in candidate.steps), samples, calls)
+    if verdict.value is not None and not 0.0 <= verdict.value <= 1.0:
+        raise VerifierError(f"the verifier valued a candidate at {verdict.value}; values must be from 0 to 1")
+    return verdict
 
 
 class Verifier(Protocol):
@@ -80,3 +92,16 @@ def critique_of(verdict: Verdict | None, threshold: float = 0.5) -> Critique | N
     said = [sample[step] for sample in verdict.samples if len(sample) > step]
     bad = [judgement for judgement in said if judgement.score is not None and judgement.score < threshold]
     return Critique(step=step, text=(bad or said)[0].analysis if said else "")
+
+
+def votes(verdict: Verdict) -> tuple[int, int]:
+    """How many samples accept all that they judged, and how many do not; unparseable ones do not vote."""
+    found = [vote for vote in map(_vote, verdict.samples) if vote is not None]
+    return sum(found), len(found) - sum(found)
+
+
+def _vote(chain: tuple[StepJudgement, ...]) -> bool | None:
+    scores = [judgement.score for judgement in chain]
+    if not scores or any(score is None for score in scores):
+        return None
+    return all(score is not None and score >= ACCEPTED for score in scores)

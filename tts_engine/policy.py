@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 from tts_engine.calls import Calls
 from tts_engine.formats import policy as form
 from tts_engine.formats.answers import extract_answer
-from tts_engine.types import Candidate, Completion, Finish, Key, Prompt, Request, Role, Sampling, Step
+from tts_engine.types import Candidate, Completion, Finish, Key, Prompt, Request, Role, Sampling, Step, TokenLogprob
 
 
 class Policy(Protocol):
@@ -44,7 +44,7 @@ class LanguagePolicy:
 
     Attributes:
         model: name of the model in the engine.
-        sampling: temperature and the like; its `max_tokens` bounds a whole solution.
+        sampling: temperature and the like; its `max_tokens` bounds a whole solution, its `stop` strings end one.
         step_tokens: bound of one step, in tokens; a longer step is cut off and the candidate is dead.
         max_steps: a candidate that is not done after so many steps is dead.
     """
@@ -56,9 +56,11 @@ class LanguagePolicy:
 
     async def __call__(self, node: Candidate, key: Key, calls: Calls, *, whole: bool) -> Candidate:
         texts = tuple(step.text for step in node.steps)
-        sampling = self.sampling
+        left = max(1, self.sampling.max_tokens - node.usage.completion)
+        sampling = replace(self.sampling, max_tokens=left)
         if not whole:
-            sampling = replace(sampling, stop=(form.STEP_STOP,), max_tokens=min(self.step_tokens, sampling.max_tokens))
+            stops = (form.STEP_STOP, *self.sampling.stop)
+            sampling = replace(sampling, stop=stops, max_tokens=min(self.step_tokens, left))
         completion = await calls.complete(
             Request(
                 role=Role.GENERATE,
@@ -96,8 +98,10 @@ class LanguagePolicy:
         steps = node.steps + tuple(Step(text=part, finish=completion.finish, mean_logprob=sure) for part in parts)
         cut = completion.finish in (Finish.LENGTH, Finish.ABORTED)
         answer = None if cut else extract_answer(text)
-        done = not cut and (whole or completion.finish is Finish.EOS or answer is not None)
-        stuck = not completion.text.strip() or len(steps) >= self.max_steps
+        stopped = completion.stop is not None and completion.stop in self.sampling.stop
+        done = not cut and (whole or completion.finish is Finish.EOS or answer is not None or stopped)
+        used = node.usage.completion + completion.usage.completion >= self.sampling.max_tokens
+        stuck = not completion.text.strip() or len(steps) >= self.max_steps or used
         return Candidate(
             problem=node.problem,
             key=key,
@@ -107,8 +111,14 @@ class LanguagePolicy:
             answer=answer,
             parent=node.key,
             mean_logprob=_mean(node, completion),
+            confidences=node.confidences + tuple(map(_confidence, completion.logprobs)),
             usage=node.usage + completion.usage,
         )
+
+
+def _confidence(token: TokenLogprob) -> float:
+    """Minus the mean logprob of the most likely alternatives (DeepConf's token confidence, 2508.15260)."""
+    return -math.fsum(token.alternatives.values()) / max(len(token.alternatives), 1)
 
 
 def _mean(node: Candidate, completion: Completion) -> float:

@@ -8,73 +8,70 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from tts_engine.backends.base import Backend
-from tts_engine.backends.factory import make_backend
-from tts_engine.calls import Calls, Model
-from tts_engine.compute.cost import CostModel
+from tts_engine.calls import Calls
 from tts_engine.compute.ledger import Budget, Scope
-from tts_engine.config import Config, PolicyConfig, VerifierConfig, check_params, lookup
+from tts_engine.compute.stopping import VoteRule
+from tts_engine.config import Config, VerifierConfig, check_params, lookup
 from tts_engine.errors import ConfigError, DataError, UsageError
+from tts_engine.flow import flow
 from tts_engine.formats.policy import solve_prompt
-from tts_engine.journal import Journal, JournalStats
-from tts_engine.judging import Verifier
-from tts_engine.policy import LanguagePolicy
-from tts_engine.resolving import make_verifier, resolved, with_members
-from tts_engine.sandbox.base import Sandbox
-from tts_engine.search import Search
+from tts_engine.jobs import Event, Job, OnEvent, Run, work
+from tts_engine.journal import Blank, Journal, JournalStats
+from tts_engine.parts import Parts
+from tts_engine.resolving import resolved, resolved_verifier
 from tts_engine.strategies import STRATEGIES
-from tts_engine.types import Completion, Failure, Key, Outcome, Place, Problem, Request, Sampling, Usage, Verdict
+from tts_engine.types import Completion, Key, Outcome, Problem, Prompt, Request, Role, Sampling, Verdict
+from tts_engine.verifiers.sequential import Sequential
 
-DEADLINE_GRACE = 1.0
-"""Seconds after a deadline until a strategy that does not heed it is stopped from outside."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
-    """Something that happened while problems are being solved."""
-
-    kind: Literal["problem_started", "call", "problem_done"]
-    problem: str
-    data: Mapping[str, Any] = field(default_factory=dict)
-
-
-OnEvent = Callable[[Event], None]
-Run = Callable[[Search], Awaitable[Outcome]]
+__all__ = ["Engine", "Event", "Job", "OnEvent", "solve"]
 
 
 class Engine:
     """Policy, verifier, sandbox, journal and ledger, ready to solve problems. An async context manager.
+
+    Any number of problems may be solved at once, each with its own strategy, verifier, budget, seed and sampling.
 
     Args:
         config: what to run; see config.py.
         journal: file that keeps every finished call; None keeps them in memory.
         resume: continue the journal if the file exists.
         judge_only: do not start the policy; `judge` is all that can be asked for.
+        keep: False forgets every call once it was used, so that the memory of a server does not grow.
+        verifiers: further ones, which `solve` and `judge` can be asked for by name.
 
     Raises:
         UsageError: (on construction or on entering) the configuration names something that does not exist or fit.
     """
 
     def __init__(
-        self, config: Config, *, journal: Path | None = None, resume: bool = False, judge_only: bool = False
+        self,
+        config: Config,
+        *,
+        journal: Path | None = None,
+        resume: bool = False,
+        judge_only: bool = False,
+        keep: bool = True,
+        verifiers: Sequence[VerifierConfig] = (),
     ) -> None:
         self.config = resolved(config)
         self.ledger = Scope.root(config.budget.build())
+        own = self.config.verifier
+        asked = [] if own.name == "none" else [own]
+        self._judging = {each.name: each for each in (*asked, *map(resolved_verifier, verifiers))}
+        self._parts = Parts(self.config)
         self._journal_path = journal
         self._resume = resume
         self._judge_only = judge_only
+        self._keep = keep
         self._stack = AsyncExitStack()
-        self._models: dict[str, Model] = {}
-        self._verifier: Verifier | None = None
-        self._sandbox: Sandbox | None = None
 
     @classmethod
     def from_config(
@@ -106,94 +103,204 @@ class Engine:
         self,
         problem: Problem | str,
         *,
-        strategy: str | None = None,
-        verifier_samples: int | None = None,
         budget: Budget | str | None = None,
-        seed: int | None = None,
-        **params: Any,  # noqa: ANN401  # the strategy's own keyword parameters, checked against its signature
+        account: Scope | None = None,
+        on_event: OnEvent | None = None,
+        **options: Any,  # noqa: ANN401  # those of `prepare`
     ) -> Outcome:
-        """Solve one problem.
+        """Solve one problem. May be cancelled: that stops all its work at once, and what was computed stays paid.
 
         Args:
             problem: a `Problem`, or its text.
-            strategy: by name; the configured one if None.
-            verifier_samples: judgements per candidate; the configured number if None.
             budget: for this problem, inside that of the run, e.g. `"tokens=20k"`.
-            seed: of all random draws; the configured one if None.
-            params: the strategy's own parameters, such as `n=32`.
+            account: the scope that pays, the run's ledger if None.
+            on_event: hears what happens.
+            options: strategy, verifier, verifier_samples, seed, sampling and the strategy's own parameters (`prepare`).
 
         Raises:
-            UsageError: unknown strategy or parameter, or a problem that does not fit the policy's context.
+            UsageError: as `prepare`.
         """
         if isinstance(problem, str):
             problem = Problem(id="problem", prompt=problem)
-        if isinstance(budget, str):
-            budget = Budget.parse(budget)
+        return await self.work(self.prepare(problem, **options), budget=budget, account=account, on_event=on_event)
+
+    def prepare(
+        self,
+        problem: Problem,
+        *,
+        strategy: str | None = None,
+        verifier: str | None = None,
+        verifier_samples: int | str | None = None,
+        seed: int | None = None,
+        sampling: Sampling | None = None,
+        **params: Any,  # noqa: ANN401  # the strategy's own keyword parameters, checked against its signature
+    ) -> Job:
+        """Check how a problem is to be solved; `work` does it.
+
+        Args:
+            strategy, verifier: by name; the configured one if None.
+            verifier_samples: judgements per candidate, or `auto[:MOST[:ERROR[:TEST]]]`; the configured number if None.
+            seed: of all random draws; the configured one if None.
+            sampling: how the policy samples; as configured if None.
+            params: the strategy's own parameters, such as `n=32`.
+
+        Raises:
+            UsageError: unknown strategy, verifier or parameter, or a problem that does not fit the policy's context.
+        """
         name = strategy or self.config.strategy.name
         given = dict(self.config.strategy.params if name == self.config.strategy.name else {}) | params
-        if verifier_samples is not None and verifier_samples < 1:
-            raise ConfigError(f"verifier_samples={verifier_samples} must be at least 1; for none use self-consistency")
-        bound = self._strategy(name, given, verifier_samples)
-        scope = self.ledger.child(f"problem:{problem.id}", budget or self.config.budget.per_problem.build())
+        rule = VoteRule.parse(verifier_samples) if isinstance(verifier_samples, str) else None
+        samples = verifier_samples if isinstance(verifier_samples, int) else rule.most if rule else None
+        if samples is not None and samples < 1:
+            raise ConfigError(f"verifier_samples={samples} must be at least 1; for none use self-consistency")
+        judging = self.judging(verifier)
+        bound = self._strategy(name, given, judging, samples)
         key = Key(self.config.run.seed if seed is None else seed, (problem.id,))
-        return await self._solve(problem, bound, scope, key, priority=0, on_event=None)
+        job = self._job(problem, bound, key, judging, sampling=sampling)
+        if rule is None or job.verifier is None:
+            return job
+        return replace(job, verifier=Sequential(verifier=job.verifier, rule=rule))
+
+    async def work(
+        self,
+        job: Job,
+        *,
+        budget: Budget | str | None = None,
+        account: Scope | None = None,
+        on_event: OnEvent | None = None,
+    ) -> Outcome:
+        """Solve what was prepared; arguments as for `solve`."""
+        if isinstance(budget, str):
+            budget = Budget.parse(budget)
+        payer = self.ledger if account is None else account
+        scope = payer.child(f"problem:{job.problem.id}", budget or self.config.budget.per_problem.build())
+        return await work(job, self._calls(scope, job.problem.id, job.priority), on_event)
+
+    async def complete(
+        self,
+        prompt: Prompt,
+        sampling: Sampling,
+        *,
+        key: Key,
+        budget: Budget | None = None,
+        account: Scope | None = None,
+    ) -> Completion:
+        """One plain call of the policy's model: neither search nor verifier.
+
+        Raises:
+            BackendError: the call failed. BudgetExhausted: it cannot be paid.
+        """
+        payer = self.ledger if account is None else account
+        with payer.child("plain", budget) as scope:
+            calls = self._calls(scope, "plain")
+            model = self.config.policy.model
+            return await calls.complete(
+                Request(role=Role.GENERATE, model=model, prompt=prompt, sampling=sampling, key=key)
+            )
 
     async def judge(
-        self, problem: Problem, steps: Sequence[str], samples: Sequence[int], *, priority: int = 0
+        self,
+        problem: Problem,
+        steps: Sequence[str],
+        samples: Sequence[int],
+        *,
+        priority: int = 0,
+        verifier: str | None = None,
+        seed: int | None = None,
+        budget: Budget | None = None,
+        account: Scope | None = None,
     ) -> dict[int, Verdict]:
         """What the verifier thinks of a solution that is there already, for each number of samples.
 
         Samples are nested: the largest number is all that is paid for. Solutions to one problem need problems of
         different ids, or they share their random draws.
 
+        Args:
+            verifier, seed, budget, account: as for `solve`.
+
         Raises:
-            ConfigError: no verifier is configured.
+            ConfigError: no such verifier is configured.
             BackendError, BudgetExhausted, SandboxError, VerifierError: the verifier could not judge.
         """
-        if self._verifier is None:
+        name = self.judging(verifier)
+        if name is None:
             raise ConfigError("there is no verifier to judge with: choose one")
-        scope = self.ledger.child(f"problem:{problem.id}", self.config.budget.per_problem.build())
-        calls = Calls(models=self._models, journal=self._journal, scope=scope, problem=problem.id, priority=priority)
-        judge = self._verifier.open(problem, Key(self.config.run.seed, (problem.id,)))
+        payer = self.ledger if account is None else account
+        scope = payer.child(f"problem:{problem.id}", budget or self.config.budget.per_problem.build())
+        calls = self._calls(scope, problem.id, priority)
+        key = Key(self.config.run.seed if seed is None else seed, (problem.id,))
+        judge = self._parts.verifiers[name].open(problem, key)
         with scope:
             try:
                 return {number: await judge(tuple(steps), number, calls) for number in sorted(samples, reverse=True)}
             finally:
                 await judge.close()
+                await calls.under_way.end()
 
     async def run(self, problems: Sequence[Problem], on_event: OnEvent | None = None) -> AsyncIterator[Outcome]:
         """Solve many problems with the configured strategy, `run.concurrency` at once, in order of completion.
 
-        A budget of the run is dealt out evenly in program order, so that an outcome does not depend on the others.
+        A budget of the run is dealt out evenly in program order, so that an outcome does not depend on the others; with
+        `run.allocate` it flows to where it helps (flow.py), and outcomes come in program order.
 
         Raises:
             UsageError: a problem does not fit the policy's context; nothing has been paid then.
         """
-        for problem in problems:
-            self._allowances(problem)
-        strategy = self._strategy(self.config.strategy.name, self.config.strategy.params)
-        async for outcome in self._each(problems, strategy, self.ledger, self.config.run.seed, on_event):
+        judging = self.judging()
+        strategy = self._strategy(self.config.strategy.name, self.config.strategy.params, judging)
+        seed = self.config.run.seed
+        jobs = [self._job(p, strategy, Key(seed, (p.id,)), judging, priority=i) for i, p in enumerate(problems)]
+        per_problem = self.config.budget.per_problem.build()
+        outcomes = (self._flow if self.config.run.allocate else self._each)(jobs, self.ledger, per_problem, on_event)
+        async for outcome in outcomes:
             yield outcome
 
     async def baseline(self, problems: Sequence[Problem], n: int) -> AsyncIterator[Outcome]:
         """`n` plain samples a problem and no verifier: what not searching gives; on an account of its own."""
-        strategy = self._strategy("self-consistency", {"n": n})
-        account = Scope.root(Budget(), "baseline")
-        async for outcome in self._each(problems, strategy, account, self.config.run.seed, None, "baseline"):
+        strategy = self._strategy("self-consistency", {"n": n}, None)
+        seed = self.config.run.seed
+        jobs = [self._job(p, strategy, Key(seed, ("baseline", p.id)), None, priority=i) for i, p in enumerate(problems)]
+        async for outcome in self._each(jobs, Scope.root(Budget(), "baseline"), None, None):
             yield outcome
+
+    def judging(self, name: str | None = None) -> str | None:
+        """The name of the verifier that is used where `name` is asked for; None for `none`.
+
+        Raises:
+            ConfigError: there is no such verifier here.
+        """
+        name = name or self.config.verifier.name
+        if name == "none":
+            return None
+        lookup(name, self._judging, "verifier", also=("none",))
+        return name
+
+    @property
+    def verifiers(self) -> Sequence[str]:
+        """The verifiers that can be asked for, the configured one first."""
+        return list(self._judging)
+
+    def samples(self, verifier: str) -> int:
+        """The configured number of samples of a verifier."""
+        return self._judging[verifier].samples
+
+    @property
+    def sampling(self) -> Sampling:
+        """How the policy samples where nothing else is asked for."""
+        return self._parts.policy.sampling
 
     def counters(self) -> dict[str, dict[str, float]]:
         """Per model, what its backend has counted so far."""
         return {
             name: dict(counters())
-            for name, model in self._models.items()
+            for name, model in self._parts.models.items()
             if (counters := getattr(model.backend, "counters", None)) is not None
         }
 
     @property
     def backends(self) -> Mapping[str, Backend]:
         """The running backends by model name."""
-        return {name: model.backend for name, model in self._models.items()}
+        return {name: model.backend for name, model in self._parts.models.items()}
 
     def journal_stats(self) -> JournalStats:
         """What is in the journal, and how much of it was found instead of paid for."""
@@ -202,178 +309,55 @@ class Engine:
     def explain(self) -> list[str]:
         """What will be used, one line each: models and the sandbox's protections."""
         lines = [
-            f"{name}: {model.backend.info.shape.parameters if model.backend.info.shape else 0:,} parameters,"
+            f"{name}: {f'{shape.parameters:,} parameters' if (shape := model.backend.info.shape) else 'size unknown'},"
             f" context {model.backend.info.context}"
-            for name, model in self._models.items()
+            for name, model in self._parts.models.items()
         ]
-        if self._sandbox is not None:
-            lines.append(f"sandbox: {', '.join(self._sandbox.protections())}")
+        if self._parts.sandbox is not None:
+            lines.append(f"sandbox: {', '.join(self._parts.sandbox.protections())}")
         return lines
 
     async def _start(self) -> None:
-        policy, verifier = self.config.policy, self.config.verifier
-        wanted: dict[str, PolicyConfig | VerifierConfig] = {} if self._judge_only else {policy.model: policy}
-        for judging in with_members(verifier) if verifier.name != "none" else ():
-            if judging.model is not None:
-                wanted.setdefault(judging.model, judging)
-        made = {name: make_backend(config.backend, name, config.options) for name, config in wanted.items()}
-        started = await asyncio.gather(*(self._stack.enter_async_context(backend) for backend in made.values()))
-        for (name, config), backend in zip(wanted.items(), started, strict=True):
-            self._models[name] = Model(backend=backend, cost=_cost(backend, config))
-        self._check_units()
-        if verifier.name != "none":
-            self._verifier = await make_verifier(verifier, self._start_sandbox)
-        assert policy.temperature is not None  # resolved
-        self._policy = LanguagePolicy(
-            model=policy.model,
-            sampling=Sampling(
-                temperature=policy.temperature, top_p=policy.top_p, top_k=policy.top_k, max_tokens=policy.max_tokens
-            ),
-            step_tokens=policy.step_tokens,
-            max_steps=policy.max_steps,
-        )
-        self._journal = self._stack.enter_context(Journal.open(self._journal_path, self._identity(), self._resume))
-        for model in self._models.values():
+        await self._parts.start(self._stack, list(self._judging.values()), judge_only=self._judge_only)
+        opened = Journal.open if self._keep or self._journal_path else Blank.open
+        self._journal = self._stack.enter_context(opened(self._journal_path, self._identity(), self._resume))
+        for model in self._parts.models.values():
             await self._journal.write_model(model.backend.info)
 
-    def _check_units(self) -> None:
-        """A limit in a unit that a model cannot be charged in would be no limit at all."""
-        budget, each = self.config.budget, self.config.budget.per_problem
-        for name, model in self._models.items():
-            if (budget.flops or each.flops) and not model.cost.counts_flops:
-                raise ConfigError(f"the FLOPs of {name} are not known: give the budget in tokens or seconds")
-            if (budget.dollars or each.dollars) and model.cost.prices is None:
-                raise ConfigError(f"{name} has no prices: set policy.prices and verifier.prices, or budget in tokens")
-
-    async def _start_sandbox(self) -> Sandbox:
-        """The sandbox, started by the first who asks."""
-        if self._sandbox is not None:
-            return self._sandbox
-        from tts_engine.sandbox.pool import Limits, SubprocessSandbox
-
-        config = self.config.sandbox
-        limits = Limits(wall=config.wall_seconds, memory=config.memory_mb * 2**20)
-        sandbox = SubprocessSandbox(workers=config.workers, limits=limits, unsafe=config.unsafe)
-        self._sandbox = await self._stack.enter_async_context(sandbox)
-        return self._sandbox
-
     def _identity(self) -> dict[str, Any]:
-        models = {name: model.backend.info.fingerprint for name, model in self._models.items()}
+        models = {name: model.backend.info.fingerprint for name, model in self._parts.models.items()}
         return {"config": self.config.digest(), "models": models}
 
-    def _strategy(self, name: str, params: Mapping[str, Any], samples: int | None = None) -> Run:
+    def _calls(self, scope: Scope, problem: str, priority: int = 0) -> Calls:
+        return Calls(models=self._parts.models, journal=self._journal, scope=scope, problem=problem, priority=priority)
+
+    def _strategy(self, name: str, params: Mapping[str, Any], judging: str | None, samples: int | None = None) -> Run:
         """The named strategy with its parameters checked and bound; `samples` None takes the configured number."""
         if self._judge_only:
             raise UsageError("this engine only judges; make one without judge_only to solve problems")
         function = lookup(name, STRATEGIES, "strategy")
         checked = check_params(function, params, f"strategy {name}", ("search", "samples"))
         if "samples" in inspect.signature(function).parameters:
-            if self._verifier is None:
+            if judging is None:
                 raise ConfigError(f"strategy {name} needs a verifier: choose one, or use self-consistency")
-            checked["samples"] = self.config.verifier.samples if samples is None else samples
+            checked["samples"] = self._judging[judging].samples if samples is None else samples
         return partial(function, **checked)
 
-    async def _each(
-        self,
-        problems: Sequence[Problem],
-        strategy: Run,
-        account: Scope,
-        seed: int,
-        on_event: OnEvent | None,
-        branch: str = "",
-    ) -> AsyncIterator[Outcome]:
-        gate = asyncio.Semaphore(self.config.run.concurrency)
-        per_problem = self.config.budget.per_problem.build() if not branch else None
-        lanes = account.split(len(problems), "share") if problems else []
-
-        async def one(index: int, problem: Problem, lane: Scope) -> Outcome:
-            async with gate:
-                scope = lane.child(f"problem:{problem.id}", per_problem)
-                key = Key(seed, (*((branch,) if branch else ()), problem.id))
-                with lane:
-                    return await self._solve(problem, strategy, scope, key, index, on_event)
-
-        tasks = [
-            asyncio.create_task(one(index, problem, lane))
-            for index, (problem, lane) in enumerate(zip(problems, lanes, strict=True))
-        ]
-        try:
-            for finished in asyncio.as_completed(tasks):
-                yield await finished
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def _solve(
+    def _job(
         self,
         problem: Problem,
         strategy: Run,
-        scope: Scope,
         key: Key,
-        priority: int,
-        on_event: OnEvent | None,
-    ) -> Outcome:
-        started = time.monotonic()
-        tell = on_event or _ignore
-        tell(Event(kind="problem_started", problem=problem.id))
-        with scope:
-            outcome = await self._search(problem, strategy, scope, key, priority, tell)
-        outcome = replace(outcome, seconds=time.monotonic() - started)
-        result = {"answer": outcome.answer, "correct": outcome.correct, "stop_reason": outcome.stop_reason}
-        await self._journal.write_outcome(str(key), priority, result)
-        tell(Event(kind="problem_done", problem=problem.id, data={"outcome": outcome}))
-        return outcome
-
-    async def _search(
-        self,
-        problem: Problem,
-        strategy: Run,
-        scope: Scope,
-        key: Key,
-        priority: int,
-        tell: OnEvent,
-    ) -> Outcome:
-        def on_call(request: Request, completion: Completion) -> None:
-            tell(Event(kind="call", problem=problem.id, data={"request": request, "completion": completion}))
-
-        calls = Calls(
-            models=self._models,
-            journal=self._journal,
-            scope=scope,
-            problem=problem.id,
-            priority=priority,
-            on_call=None if tell is _ignore else on_call,
-        )
-        judge = self._verifier.open(problem, key) if self._verifier else None
-        allowance, step = self._allowances(problem)
-        search = Search(
-            problem,
-            policy=self._policy,
-            judge=judge,
-            calls=calls,
-            key=key,
-            allowance=allowance,
-            step_allowance=step,
-            cost_ratio=self._verifier.cost_ratio if self._verifier else 0.0,
-        )
-        try:
-            seconds = scope.left.seconds
-            async with asyncio.timeout(None if seconds is None else max(seconds, 0) + DEADLINE_GRACE):
-                return await strategy(search)
-        except Exception as error:  # a strategy's own failure: attributed here, what was found is kept
-            if isinstance(error, UsageError):
-                raise
-            where: Place = "budget" if isinstance(error, TimeoutError) else "strategy"
-            search.failures.append(Failure(where=where, error=type(error).__name__, message=str(error), key=str(key)))
-            return search.best_so_far("weighted")
-        finally:
-            if judge is not None:
-                await judge.close()
-
-    def _allowances(self, problem: Problem) -> tuple[Usage | None, Usage | None]:
-        """Upper bounds of a whole solution and of a step; refuses a problem that leaves the policy no room."""
-        policy, model = self.config.policy, self._models[self.config.policy.model]
+        judging: str | None,
+        *,
+        priority: int = 0,
+        sampling: Sampling | None = None,
+    ) -> Job:
+        """Everything about one problem; refuses one that leaves the policy no room."""
+        policy = self._parts.policy
+        if sampling is not None:
+            policy = replace(policy, sampling=sampling)
+        model = self._parts.models[policy.model]
         prompt = model.backend.count_tokens(solve_prompt(problem.prompt))
         room = model.backend.info.context - prompt
         if room < 1:
@@ -381,8 +365,50 @@ class Engine:
                 f"problem {problem.id} has {prompt} tokens, but {policy.model} takes {model.backend.info.context}:"
                 " shorten it or use a policy with a longer context"
             )
-        whole = model.cost.upper_bound(prompt, min(policy.max_tokens, room))
-        return whole, model.cost.upper_bound(prompt, min(policy.step_tokens, room))
+        return Job(
+            problem=problem,
+            strategy=strategy,
+            policy=policy,
+            verifier=self._parts.verifiers[judging] if judging else None,
+            key=key,
+            whole=model.cost.upper_bound(prompt, min(policy.sampling.max_tokens, room)),
+            step=model.cost.upper_bound(prompt, min(policy.step_tokens, room)),
+            priority=priority,
+        )
+
+    def _flow(
+        self, jobs: Sequence[Job], account: Scope, per_problem: Budget | None, on_event: OnEvent | None
+    ) -> AsyncIterator[Outcome]:
+        """As `_each`, with one price for all problems."""
+        return flow(
+            jobs,
+            account,
+            lambda scope, job: self._calls(scope, job.problem.id, job.priority),
+            lambda payer, job: payer.child(f"problem:{job.problem.id}", per_problem),
+            on_event,
+            self.config.run.concurrency,
+        )
+
+    async def _each(
+        self, jobs: Sequence[Job], account: Scope, per_problem: Budget | None, on_event: OnEvent | None
+    ) -> AsyncIterator[Outcome]:
+        gate = asyncio.Semaphore(self.config.run.concurrency)
+        lanes = account.split(len(jobs), "share") if jobs else []
+
+        async def one(job: Job, lane: Scope) -> Outcome:
+            async with gate:
+                scope = lane.child(f"problem:{job.problem.id}", per_problem)
+                with lane:
+                    return await work(job, self._calls(scope, job.problem.id, job.priority), on_event)
+
+        tasks = [asyncio.create_task(one(job, lane)) for job, lane in zip(jobs, lanes, strict=True)]
+        try:
+            for finished in asyncio.as_completed(tasks):
+                yield await finished
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def solve(
@@ -402,11 +428,3 @@ def solve(
             return await engine.solve(problem, **options)
 
     return asyncio.run(once())
-
-
-def _ignore(event: Event) -> None:
-    """No one listens."""
-
-
-def _cost(backend: Backend, config: PolicyConfig | VerifierConfig) -> CostModel:
-    return CostModel(backend.info.shape, config.prices.build() if config.prices else None)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,7 +16,15 @@ import networkx as nx
 
 from tts_engine.calls import Calls
 from tts_engine.compute.ledger import Hold, Scope
-from tts_engine.errors import BackendError, BudgetExhausted, GraderError, SandboxError, TTSError, VerifierError
+from tts_engine.errors import (
+    BackendError,
+    BudgetExhausted,
+    GraderError,
+    SandboxError,
+    TTSError,
+    UsageError,
+    VerifierError,
+)
 from tts_engine.formats.answers import same_answer
 from tts_engine.judging import Critique, Judge, judge_candidate
 from tts_engine.policy import Policy, Writer
@@ -34,6 +43,7 @@ PLACES: Mapping[type[TTSError], Place] = {
 """Where an error is attributed: the first kind that fits."""
 Write = Callable[..., Awaitable[Candidate]]
 """Makes a candidate, given `key` and `calls`."""
+OnNode = Callable[[Mapping[str, Any]], None]
 
 
 class Search:
@@ -48,6 +58,7 @@ class Search:
         allowance: upper bound of one solution by the policy, held back so that there is always an answer.
         step_allowance: upper bound of one step by the policy.
         cost_ratio: first guess of what one verifier sample costs, in costs of generating what it judges.
+        on_node: hears of every node that was made or judged: what the tree says of it, its `id` and its `parent`.
     """
 
     def __init__(
@@ -61,6 +72,7 @@ class Search:
         allowance: Usage | None = None,
         step_allowance: Usage | None = None,
         cost_ratio: float = 4.0,
+        on_node: OnNode | None = None,
     ) -> None:
         self.problem = problem
         self.root = Candidate(problem=problem, key=key)
@@ -79,6 +91,7 @@ class Search:
         self._step_allowance = step_allowance
         self._held: Hold | None = self._hold(allowance)
         self._ratio = cost_ratio
+        self._on_node = on_node
         self._short = False
 
     @property
@@ -90,6 +103,11 @@ class Search:
     def limited(self) -> bool:
         """Whether there is a limit besides time: then waves go through `room`, so that money is dealt out fairly."""
         return self._calls.limited
+
+    def value_calls(self, worth: float) -> None:
+        """What the calls from now on are expected to gain for their cost, above 0: where the models share a device,
+        places go to the roles in proportion."""
+        self._calls = replace(self._calls, worth=worth)
 
     def room(self, n: int, samples: int = 0, *, whole: bool = False, steps: int = 1) -> int:
         """The barrier between two waves: refunds what the last one left over and deals out money for the next.
@@ -131,9 +149,22 @@ class Search:
             for task in tasks:
                 task.cancel()
 
+    async def extend(self, node: Candidate, *, steps: int = 1) -> Candidate | None:
+        """Extend `node` once, as `propose` does; None (and a failure) where that was not possible."""
+        return await self._extend(node, self._keys(node, 1)[0], self._take_lanes(1)[0], False, steps)
+
     async def follow(self, node: Candidate, *, whole: bool = False, steps: int = 1) -> Candidate | None:
-        """Extend `node` once with the money that was dealt to it; None (and a failure) where that was not possible."""
+        """The same with the money that was dealt to `node`."""
         return await self._extend(node, self._keys(node, 1)[0], self._lane(node), whole, steps)
+
+    def discard(self, candidate: Candidate) -> None:
+        """Throw a candidate away that was made on speculation: it leaves the tree, and what it cost is wasted."""
+        name = str(candidate.key)
+        del self._judged[candidate.key]
+        self.tree.remove_node(name)
+        lane = self._lane(candidate)
+        for (role, model), usage in lane.accounts.items():
+            self._calls.within(lane).waste(role, model, usage.tokens - usage.wasted)
 
     async def refine(self, candidate: Candidate, critique: Critique) -> Candidate | None:
         """A new solution by the policy after a critique of one step of `candidate`; None where it failed.
@@ -254,6 +285,7 @@ class Search:
         self.tree.add_node(str(key), **candidate_data(candidate, first))
         self.tree.add_edge(str(node.key), str(key))
         self._judged[key] = Judged(candidate=candidate)
+        self._tell(candidate)
         return candidate
 
     def _keys(self, node: Candidate, n: int) -> list[Key]:
@@ -321,7 +353,13 @@ class Search:
         if verdict is not None:
             node = self.tree.nodes[str(candidate.key)]
             node.update(verdict_data(verdict, node["first"], candidate.depth))
+            self._tell(candidate)
         return judged
+
+    def _tell(self, candidate: Candidate) -> None:
+        if self._on_node is not None:
+            name = str(candidate.key)
+            self._on_node({"id": name, "parent": str(candidate.parent), **self.tree.nodes[name]})
 
     def _grade(self, answer: str | None) -> bool | None:
         if self.problem.answer is None:
@@ -337,9 +375,12 @@ class Search:
             return f"budget: {self._scope.name}"
         if answer is None and self.failures:
             return f"failed: {self.failures[0].where}"
-        return "finished"
+        return "finished" if answer is not None else "no answer"
 
     def _record(self, error: TTSError, key: Key) -> None:
+        """Attribute a failure; one that no other call can escape (a wrong key, a full disk) ends the run instead."""
+        if isinstance(error, UsageError):
+            raise error
         where = next(place for kind, place in PLACES.items() if isinstance(error, kind))
         self.failures.append(Failure(where=where, error=type(error).__name__, message=str(error), key=str(key)))
 

@@ -77,6 +77,8 @@ class Usage:
         cached: prompt tokens whose computation was reused.
         completion: tokens generated and delivered.
         cancelled: tokens generated, then thrown away by a cancellation.
+        wasted: of the computed tokens, those that nobody used: all of a cancelled call's, prompt included, and those
+            of results that a strategy threw away (`Calls.waste`). Not a cost of its own.
         flops: floating point operations by the cost model (compute/cost.py).
         seconds: time from sending a call to its end, added over calls (calls overlap: not wall-clock).
         dollars: by the price table of the config.
@@ -89,6 +91,7 @@ class Usage:
     cached: int = 0
     completion: int = 0
     cancelled: int = 0
+    wasted: int = 0
     flops: float = 0.0
     seconds: float = field(default=0.0, compare=False)
     dollars: float = 0.0
@@ -107,6 +110,7 @@ class Usage:
             cached=self.cached + other.cached,
             completion=self.completion + other.completion,
             cancelled=self.cancelled + other.cancelled,
+            wasted=self.wasted + other.wasted,
             flops=self.flops + other.flops,
             seconds=self.seconds + other.seconds,
             dollars=self.dollars + other.dollars,
@@ -214,6 +218,8 @@ class Completion:
         finish: how it ended; `stop` is the matched stop string when `finish` is STOP.
         logprobs: one entry a generated token when `watch` or `logprobs` was asked for, else empty.
         mean_logprob: mean logprob of the generated tokens (nan when the backend offers none).
+        retries: why it had to be asked for again, once for every try that failed (`HTTP 503`, `timeout`, ...).
+        recalled: it was found in the journal, not drawn now.
     """
 
     text: str
@@ -223,6 +229,8 @@ class Completion:
     logprobs: tuple[TokenLogprob, ...] = ()
     mean_logprob: float = math.nan
     usage: Usage = field(default_factory=Usage)
+    retries: tuple[str, ...] = field(default=(), compare=False)
+    recalled: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -331,6 +339,8 @@ class Candidate:
         parent: key of the candidate it was expanded from, None for the root.
         usage: what generating it cost (its steps, not its judgement).
         mean_logprob: mean logprob per generated token over all its steps (nan when unknown).
+        confidences: of each generated token, minus the mean logprob of its most likely alternatives, in nats; empty
+            unless the policy asks for them (`policy.logprobs`).
     """
 
     problem: Problem
@@ -341,6 +351,7 @@ class Candidate:
     answer: str | None = None
     parent: Key | None = None
     mean_logprob: float = math.nan
+    confidences: tuple[float, ...] = field(default=(), hash=False, compare=False)
     usage: Usage = field(default_factory=Usage, hash=False, compare=False)
 
     @property
@@ -389,9 +400,11 @@ class Outcome:
         chosen: index into `candidates` of the candidate shown as the solution; None when there is none.
         candidates: all finished candidates with their verdicts, in program order.
         usage: by role.
-        stop_reason: "finished", "budget: <scope>", "failed: <where>" or "interrupted".
+        stop_reason: "finished", "budget: <scope>", "failed: <where>", "no answer" (no solution came to one) or
+            "interrupted".
         tree: node-link form of the networkx search tree (see search.py).
         seconds: wall-clock time.
+        retries: why model calls had to be made again, and how often.
     """
 
     problem: Problem
@@ -404,6 +417,7 @@ class Outcome:
     failures: tuple[Failure, ...] = ()
     tree: Mapping[str, Any] = field(default_factory=dict, hash=False, compare=False)
     seconds: float = field(default=0.0, compare=False)
+    retries: Mapping[str, int] = field(default_factory=dict, hash=False, compare=False)
 
     @property
     def total(self) -> Usage:

@@ -19,6 +19,7 @@ class OutcomeReward:
     Attributes:
         model: name of the verifier model in the engine.
         good, bad: the two words, one token each in the model's vocabulary.
+        layout, begin: how the solution is laid out where there is no question (`formats.prm.step_prompt`).
         question: text after the solution, at whose end the token is read. None is for a step-token PRM, read after the
             last step only (formats/prm.py): the whole for the price of a step.
     """
@@ -26,6 +27,8 @@ class OutcomeReward:
     model: str
     good: str = form.GOOD
     bad: str = form.BAD
+    layout: form.Layout = "step"
+    begin: str = ""
     question: str | None = None
 
     @property
@@ -40,7 +43,7 @@ class OutcomeReward:
 
     async def _score(self, problem: Problem, steps: tuple[str, ...], key: Key, calls: Calls) -> Opinion:
         if self.question is None:
-            prompt = form.step_prompt(problem.prompt, steps)
+            prompt = form.step_prompt(problem.prompt, steps, self.layout, self.begin)
         else:
             asked = Message(role="user", content=problem.prompt)
             prompt = Prompt(messages=(asked,), continuation=("\n".join(steps), self.question))

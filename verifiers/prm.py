@@ -1,4 +1,4 @@
-"""A discriminative PRM that reads a step token: one number a step from one token, no reasoning (formats/prm.py)."""
+"""A discriminative PRM: one number a step, from a step token or a head on it, no reasoning (formats/prm.py)."""
 
 from __future__ import annotations
 
@@ -20,10 +20,13 @@ class DiscriminativePRM:
     Attributes:
         model: name of the verifier model in the engine.
         aggregation: how the scores of the steps become the candidate's value.
+        layout, begin: how the solution is laid out for the model (`formats.prm.step_prompt`).
     """
 
     model: str
     aggregation: Aggregation = "product"
+    layout: form.Layout = "step"
+    begin: str = ""
 
     @property
     def cost_ratio(self) -> float:
@@ -61,7 +64,7 @@ class DiscriminativeJudge:
             Request(
                 role=Role.VERIFY,
                 model=self._verifier.model,
-                prompt=form.step_prompt(self._problem.prompt, prefix),
+                prompt=form.step_prompt(self._problem.prompt, prefix, self._verifier.layout, self._verifier.begin),
                 sampling=Sampling(temperature=0.0, max_tokens=1, watch=(form.GOOD, form.BAD)),
                 key=self._key.child("verify", len(prefix)),
             )

@@ -227,6 +227,11 @@ class Scope:
         return _grouped((role, usage) for (role, _), usage in self._accounts())
 
     @property
+    def accounts(self) -> dict[tuple[Role, str], Usage]:
+        """Usage by role and model, of this scope and all below it."""
+        return _grouped(self._accounts())
+
+    @property
     def by_model(self) -> dict[str, Usage]:
         """Usage by model, of this scope and all below it."""
         return _grouped((model, usage) for (_, model), usage in self._accounts())

@@ -1,0 +1,263 @@
+"""What to buy next for a problem: another solution, another vote on an answer, or nothing. No model, no I/O.
+
+Answers are clusters of solutions. Exactly one answer is right; it may not have been drawn yet. The belief is exact:
+
+    p ~ Beta(a, b)                 the policy's chance of a right solution, problem by problem
+    wrong answers ~ CRP(theta)     a wrong solution repeats a wrong answer or gives a new one (Chinese restaurant; the
+                                   Dirichlet prior with mass for what was not seen)
+    votes ~ Beta-Bernoulli         an answer's votes share one chance of a yes, drawn from Beta(right) or Beta(wrong)
+
+With n_j draws of answer j out of N, J answers, y_j of m_j votes in favour, the posterior weight of "j is right" is
+
+    B(a + n_j, b + N - n_j)  theta^(J-1) prod_{l != j} G(n_l) G(theta) / G(theta + N - n_j)  LR(y_j, m_j)
+
+and that of "none of them" the same with n_j = 0, theta^J and no likelihood ratio, LR being the ratio of the
+Beta-binomial probabilities of the votes for a right and for a wrong answer (B beta, G gamma function).
+
+The plan maximises  P(the chosen answer is right) - price * cost  over all ways to go on: a finite Markov decision
+process, solved by expectimax with a memory over the symmetric states (`Planner`). It stops where nothing is worth its
+price: gain per unit of cost below the price. One price for all problems sends a run's compute where it helps most.
+Sources: optimal stopping and Pandora's problem (Weitzman 1979; 2510.01394), adaptive consistency (2305.11860), the
+value of computation as expected gain in decision quality (Russell and Wefald 1991), Lagrangian relaxation.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Literal, NamedTuple
+
+
+class Answer(NamedTuple):
+    """What is known of one answer: solutions that gave it, votes in its favour, votes, and the level of the policy's
+    own confidence in its surest solution (`Beliefs.level`; None where it is unknown)."""
+
+    draws: int
+    yes: int = 0
+    votes: int = 0
+    level: int | None = None
+
+
+State = tuple[Answer, ...]
+"""The answers seen so far, in falling order: order means nothing."""
+
+
+def state_of(answers: Iterable[Answer]) -> State:
+    """The answers in the order that makes equal states equal."""
+    return tuple(sorted(answers, key=_order, reverse=True))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beliefs:
+    """The parameters of the model above, fitted on recordings (calibrating.py).
+
+    Attributes:
+        solve: a, b of the policy's chance of a right solution.
+        spread: theta: how new the next wrong answer is.
+        right, wrong: alpha, beta of the chance of a yes for a right and for a wrong answer.
+        accept, reject: cost of a vote that ends with yes and with no, in costs of a solution.
+        edges: borders between the levels of confidence, rising: log probabilities of whole solutions.
+        sure_right, sure_wrong: chance of each level for a right and for a wrong answer; empty: not used.
+        trust: share of the confidence's log likelihood ratio that counts; counts and confidence partly say the same.
+    """
+
+    solve: tuple[float, float] = (0.7, 0.7)
+    spread: float = 4.0
+    right: tuple[float, float] = (2.0, 0.5)
+    wrong: tuple[float, float] = (0.5, 2.0)
+    accept: float = 5.0
+    reject: float = 3.5
+    edges: tuple[float, ...] = ()
+    sure_right: tuple[float, ...] = ()
+    sure_wrong: tuple[float, ...] = ()
+    trust: float = 1.0
+
+    def level(self, logprob: float) -> int | None:
+        """The level of a solution's log probability; None where levels are not used or it is nan."""
+        return bisect.bisect(self.edges, logprob) if self.sure_right and logprob == logprob else None
+
+    def odds(self, answer: Answer) -> float:
+        """Log likelihood ratio, right against wrong, of an answer's votes and confidence."""
+        odds = self.vote_odds(answer.yes, answer.votes)
+        if answer.level is None:
+            return odds
+        return odds + self.trust * math.log(self.sure_right[answer.level] / self.sure_wrong[answer.level])
+
+    def vote_odds(self, yes: int, votes: int) -> float:
+        """Log likelihood ratio, right against wrong, of `yes` among `votes`."""
+        return _log_beta_binomial(yes, votes, self.right) - _log_beta_binomial(yes, votes, self.wrong)
+
+    def yes_chance(self, answer: Answer, chance: float) -> float:
+        """Probability that the next vote is a yes for an answer that is right with probability `chance`."""
+        right, wrong = (_next_yes(answer, prior) for prior in (self.right, self.wrong))
+        return chance * right + (1 - chance) * wrong
+
+
+def posterior(state: State, beliefs: Beliefs) -> list[float]:
+    """Probability of each answer of being right, then that of none of them; sums to 1."""
+    a, b = beliefs.solve
+    theta, total = beliefs.spread, sum(answer.draws for answer in state)
+    table = math.fsum(math.lgamma(answer.draws) for answer in state) + len(state) * math.log(theta)
+    weights = [
+        _log_beta(a + n, b + total - n) + table - math.lgamma(n) - math.log(theta) - math.lgamma(theta + total - n)
+        + beliefs.odds(answer)
+        for answer in state for n in answer[:1]
+    ]  # fmt: skip
+    weights.append(_log_beta(a, b + total) + table - math.lgamma(theta + total))
+    most = max(weights)
+    parts = [math.exp(weight - most) for weight in weights]
+    whole = math.fsum(parts)
+    return [part / whole for part in parts]
+
+
+def next_answer(state: State, chances: Sequence[float], beliefs: Beliefs) -> list[float]:
+    """Probability that the next solution gives each answer; what is missing to 1 is a new answer's."""
+    a, b = beliefs.solve
+    total = sum(answer.draws for answer in state)
+    counts = [*(answer.draws for answer in state), 0]
+    right = [(a + n) / (a + b + total) for n in counts]
+    wrong = [p * (1 - r) / (beliefs.spread + total - n) for p, r, n in zip(chances, right, counts, strict=True)]
+    both = math.fsum(wrong)
+    return [p * r + n * (both - w) for p, r, n, w in zip(chances[:-1], right, counts, wrong, strict=False)]
+
+
+@dataclass(frozen=True, slots=True)
+class Purchase:
+    """What to buy next.
+
+    Attributes:
+        kind: `draw` a solution, `vote` on an answer, or `stop`.
+        answer: which one to vote on.
+        gain: expected rise, over the best way to go on, of P(right) - price * cost; 0 for `stop`.
+    """
+
+    kind: Literal["draw", "vote", "stop"]
+    answer: Answer | None = None
+    gain: float = 0.0
+
+
+STOP = Purchase("stop")
+ASKS = 6
+"""Votes that a plan looks ahead where an answer may get one; half of them where it may get two, and so on."""
+RARE = 0.02
+"""Outcomes of a draw less likely than this are not planned for."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Planner:
+    """Solves the decision process at one price; remembers every state it has solved, for all problems.
+
+    Args:
+        beliefs: the model.
+        price: probability of a right answer that a cost of one solution must buy.
+        draws, votes: most solutions, and most votes on an answer.
+        horizon: solutions that a plan looks ahead at most.
+    """
+
+    beliefs: Beliefs
+    price: float
+    draws: int = 16
+    votes: int = 2
+    horizon: int = 8
+    _known: dict[tuple[State, int, int], tuple[float, Purchase]] = field(default_factory=dict, repr=False)
+
+    def choose(self, state: State, drawn: int) -> Purchase:
+        """The best purchase; `drawn` counts all solutions, those without an answer too."""
+        ahead = min(self.horizon, self.draws - drawn)
+        return self._solve(state_of(state), ahead, self._asks)[1]
+
+    def value(self, state: State, ahead: int) -> float:
+        """Expected P(right) less price times what is still spent, on the best way to go on with `ahead` more draws."""
+        return self._solve(state_of(state), ahead, self._asks)[0]
+
+    @property
+    def _asks(self) -> int:
+        """Votes that a plan looks ahead: fewer where there are more to choose from."""
+        return max(ASKS // max(self.votes, 1), 1)
+
+    def _solve(self, state: State, ahead: int, asks: int) -> tuple[float, Purchase]:
+        known = self._known.get((state, ahead, asks))
+        if known is None:
+            known = self._known[state, ahead, asks] = self._best(state, ahead, asks)
+        return known
+
+    def _best(self, state: State, ahead: int, asks: int) -> tuple[float, Purchase]:
+        chances = posterior(state, self.beliefs)
+        stop = max(chances[:-1], default=0.0)
+        best, purchase = stop, STOP
+        for place in self._worth_asking(state, chances) if asks else ():
+            value = self._vote(state, place, chances[place], ahead, asks)
+            if value > best:
+                best, purchase = value, Purchase("vote", state[place], value - stop)
+        if ahead and 1 - stop > self.price:
+            value = self._draw(state, chances, ahead, asks)
+            if value > best or not state:
+                best, purchase = value, Purchase("draw", None, value - stop)
+        return best, purchase
+
+    def _worth_asking(self, state: State, chances: Sequence[float]) -> list[int]:
+        """The likeliest answer without a vote, and the likeliest of those that may get another one: a dearer vote on a
+        less likely answer is not looked at. None where a vote costs more than all that can be gained."""
+        if 1 - max(chances[:-1], default=0.0) <= self.price * self.beliefs.reject:
+            return []
+        fresh = [i for i, answer in enumerate(state) if not answer.votes]
+        again = [i for i, answer in enumerate(state) if 0 < answer.votes < self.votes]
+        groups = (group for group in (fresh if self.votes else [], again) if group)
+        return [max(group, key=lambda i: chances[i]) for group in groups]
+
+    def _vote(self, state: State, place: int, chance: float, ahead: int, asks: int) -> float:
+        answer, beliefs = state[place], self.beliefs
+        yes = beliefs.yes_chance(answer, chance)
+        after = (
+            _replaced(state, place, answer._replace(yes=answer.yes + vote, votes=answer.votes + 1)) for vote in (1, 0)
+        )
+        accepted, rejected = (self._solve(outcome, ahead, asks - 1)[0] for outcome in after)
+        return yes * (accepted - self.price * beliefs.accept) + (1 - yes) * (rejected - self.price * beliefs.reject)
+
+    def _draw(self, state: State, chances: Sequence[float], ahead: int, asks: int) -> float:
+        """Rare outcomes count as if they changed nothing: they are many, and their sum is small."""
+        shares = next_answer(state, chances, self.beliefs)
+        right = chances[-1] * self.beliefs.solve[0] / (sum(self.beliefs.solve) + sum(answer.draws for answer in state))
+        outcomes = [
+            (_replaced(state, place, answer._replace(draws=answer.draws + 1)), share)
+            for place, (answer, share) in enumerate(zip(state, shares, strict=True))
+            if share >= RARE
+        ]
+        fresh = self._newcomers(right, 1 - math.fsum(shares) - right)
+        outcomes += [(state_of((*state, answer)), share) for answer, share in fresh if share >= RARE]
+        value = math.fsum(share * self._solve(outcome, ahead - 1, asks)[0] for outcome, share in outcomes)
+        known = math.fsum(share for _, share in outcomes)
+        return value + (1 - known) * max(chances[:-1], default=0.0) - self.price
+
+    def _newcomers(self, right: float, wrong: float) -> list[tuple[Answer, float]]:
+        """An answer that was not seen before, by level of confidence, and the chance of each."""
+        beliefs = self.beliefs
+        if not beliefs.sure_right:
+            return [(Answer(1), right + wrong)]
+        levels = enumerate(zip(beliefs.sure_right, beliefs.sure_wrong, strict=True))
+        return [(Answer(1, level=level), right * r + wrong * w) for level, (r, w) in levels]
+
+
+def _order(answer: Answer) -> tuple[int, ...]:
+    return (*answer[:3], -1 if answer.level is None else answer.level)
+
+
+def _replaced(state: State, place: int, answer: Answer) -> State:
+    return state_of((*state[:place], answer, *state[place + 1 :]))
+
+
+def _next_yes(answer: Answer, prior: tuple[float, float]) -> float:
+    return (prior[0] + answer.yes) / (prior[0] + prior[1] + answer.votes)
+
+
+def _log_beta(a: float, b: float) -> float:
+    return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
+
+
+@lru_cache(maxsize=4096)
+def _log_beta_binomial(yes: int, votes: int, prior: tuple[float, float]) -> float:
+    """Log probability of one sequence with `yes` of `votes`."""
+    return _log_beta(prior[0] + yes, prior[1] + votes - yes) - _log_beta(*prior)

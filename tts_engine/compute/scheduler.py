@@ -1,0 +1,112 @@
+"""Who is served next where both roles share a device: weighted fair queueing, and the gate that applies it.
+
+Start-time fair queueing (Goyal et al. 1996): every request gets a start tag, the larger of the clock and its role's
+last finish tag; its own finish tag lies 1 / weight later. The smallest start tag is served, and the clock moves there.
+So while both roles wait, each is served in proportion to its weight, and one alone gets everything; no weight above 0
+starves. Within a role the more urgent go first, but one place of urgency is worth `PATIENCE` arrivals and no more:
+whoever waits is overtaken by a bounded number of others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import AsyncIterator, Hashable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+PATIENCE = 64
+"""Arrivals that a request with a priority one lower may let pass."""
+LEAST = 0.05
+"""Share of the largest weight that every role keeps."""
+SMOOTHING = 0.1
+"""Share of a new request's worth in the weight of its role."""
+
+
+@dataclass(slots=True)
+class _Class(Generic[T]):
+    """The requests of one role: a heap by urgency and arrival, its weight and the finish tag of its last request."""
+
+    waiting: list[tuple[int, int, T]] = field(default_factory=list)
+    weight: float = 0.0
+    finish: float = 0.0
+
+
+class FairQueue(Generic[T]):
+    """Items by class (a role), weight and priority; `pop` serves the classes in proportion to their weights."""
+
+    def __init__(self) -> None:
+        self._classes: dict[Hashable, _Class[T]] = {}
+        self._clock = 0.0
+        self._arrived = 0
+
+    def __len__(self) -> int:
+        return sum(len(found.waiting) for found in self._classes.values())
+
+    def push(self, kind: Hashable, item: T, *, priority: int = 0, worth: float = 1.0) -> None:
+        """Queue an item; `worth`, above 0, moves the weight of its class: a gain per unit of cost, say."""
+        found = self._classes.setdefault(kind, _Class())
+        found.weight += (worth - found.weight) * (SMOOTHING if found.weight else 1.0)
+        self._arrived += 1
+        heapq.heappush(found.waiting, (self._arrived + PATIENCE * priority, self._arrived, item))
+
+    def pop(self) -> T:
+        """The next item; IndexError where there is none."""
+        waiting = {kind: found for kind, found in self._classes.items() if found.waiting}
+        if not waiting:
+            raise IndexError("nobody waits")
+        most = max(found.weight for found in waiting.values())
+        start, _, found = min(
+            ((max(self._clock, c.finish), c.waiting[0][1], c) for c in waiting.values()), key=lambda entry: entry[:2]
+        )
+        self._clock = start
+        found.finish = start + most / max(found.weight, LEAST * most)
+        return heapq.heappop(found.waiting)[2]
+
+
+class Gate:
+    """Lets at most `limit` calls onto a device at once; the others wait in a `FairQueue`: that is the back-pressure.
+
+    For one event loop.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._free = limit
+        self._queue: FairQueue[asyncio.Future[None]] = FairQueue()
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait."""
+        return len(self._queue)
+
+    @asynccontextmanager
+    async def admitted(self, kind: Hashable, priority: int = 0, worth: float = 1.0) -> AsyncIterator[None]:
+        """Wait for a place, hold it, give it on."""
+        await self._enter(kind, priority, worth)
+        try:
+            yield
+        finally:
+            self._leave()
+
+    async def _enter(self, kind: Hashable, priority: int, worth: float) -> None:
+        if self._free > 0:
+            self._free -= 1
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue.push(kind, turn, priority=priority, worth=worth)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._leave()  # the place was given just now
+            raise
+
+    def _leave(self) -> None:
+        while len(self._queue):
+            turn = self._queue.pop()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._free += 1
