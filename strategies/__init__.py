@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
 
 from tts_engine.strategies.adaptive import adaptive_self_consistency
+from tts_engine.strategies.allocate import adaptive_allocation
 from tts_engine.strategies.beam import beam, dvts
 from tts_engine.strategies.best_of_n import best_of_n
 from tts_engine.strategies.mcts import mcts
@@ -21,6 +22,7 @@ Strategy = Callable[..., Awaitable[Outcome]]
 
 STRATEGIES: Mapping[str, Strategy] = MappingProxyType(
     {
+        "adaptive-allocation": adaptive_allocation,
         "adaptive-self-consistency": adaptive_self_consistency,
         "beam": beam,
         "beam-refine": beam_refine,
@@ -39,6 +41,7 @@ STRATEGIES: Mapping[str, Strategy] = MappingProxyType(
 __all__ = [
     "STRATEGIES",
     "Strategy",
+    "adaptive_allocation",
     "adaptive_self_consistency",
     "beam",
     "beam_refine",

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
+from tts_engine.compute.stopping import beta_above_half
 from tts_engine.formats.answers import group_answers
 from tts_engine.search import Search
 from tts_engine.strategies.options import Confidence, Count
@@ -73,12 +74,6 @@ def risk(ranked: Sequence[int], rule: StopRule) -> float:
     return min(1.0, math.fsum(1 - beta_above_half(leader + 1, rival + 1) for rival in rivals))
 
 
-def beta_above_half(a: int, b: int) -> float:
-    """P(X > 1/2) for X from Beta(a, b), exactly: the chance of at most a - 1 heads in a + b - 1 fair throws."""
-    throws = a + b - 1
-    return math.ldexp(sum(math.comb(throws, heads) for heads in range(a)), -throws)
-
-
 async def _stream(search: Search, n: int, rule: StopRule, confidence: float) -> list[Judged]:
     """All at once, counted in program order; what is still under way when the vote is decided is cancelled."""
     tasks = [asyncio.create_task(_draw(search)) for _ in range(n)]
@@ -91,6 +86,7 @@ async def _stream(search: Search, n: int, rule: StopRule, confidence: float) -> 
     finally:
         for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)  # what they had cost is known then
     return pool
 
 

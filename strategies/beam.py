@@ -4,9 +4,10 @@ relative DVTS: diverse verifier tree search, which is many narrow beams side by 
 from __future__ import annotations
 
 from tts_engine.search import Search
-from tts_engine.strategies.levels import Beam, Gate, deal, together
+from tts_engine.strategies.levels import Beam, Plan, together
 from tts_engine.strategies.options import Count, Natural, Select, Share, Widths
-from tts_engine.types import Judged, Outcome
+from tts_engine.strategies.ranks import deal
+from tts_engine.types import Outcome
 
 
 async def beam(
@@ -18,6 +19,7 @@ async def beam(
     every: Count = 1,
     lookahead: Natural = 0,
     diversity: Share = 0.0,
+    speculate: Share = 0.0,
     select: Select = "weighted",
 ) -> Outcome:
     """At every depth make `n` children, keep the best `n // width`, expand each `width` times.
@@ -32,36 +34,23 @@ async def beam(
         every: steps that are made between two judgements.
         lookahead: a child is judged by what so many further steps make of it (0: by itself).
         diversity: what every better sibling, and every better child with the same text, takes off a child's score.
+        speculate: expand a child before it is certain to be kept, where the chance of that is at least 1 - `speculate`
+            (0: never). The families of those that are not kept are cancelled: the outcome stays the same, the search is
+            over sooner and wastes calls; how many depends on their timing. With a budget, `diversity`, `every` or
+            `lookahead`: never.
         select: how the answer is chosen among the ended candidates.
     """
-    pool = await beam_pool(search, n, width, samples, every=every, lookahead=lookahead, diversity=diversity)
-    return await search.finish(pool, select)
-
-
-async def beam_pool(
-    search: Search,
-    n: int,
-    width: Widths,
-    samples: int,
-    *,
-    every: int = 1,
-    lookahead: int = 0,
-    diversity: float = 0.0,
-) -> list[Judged]:
-    """What ended in a beam; the arguments are those of `beam`."""
     widths = width if isinstance(width, list) else [width]
-    gate = Gate(search, 1, samples, steps=every + lookahead)
-    one = Beam(
-        search=search,
-        gate=gate,
+    plan = Plan(
         n=n,
         widths=widths,
         samples=samples,
         every=every,
         lookahead=lookahead,
         diversity=diversity,
+        speculate=speculate,
     )
-    return await one.run()
+    return await search.finish(await Beam(search, plan, plan.gate(search)).run(), select)
 
 
 async def dvts(
@@ -82,19 +71,8 @@ async def dvts(
         samples, every, lookahead, select: as for `beam`.
     """
     trees = max(1, n // width)
-    gate = Gate(search, trees, samples, steps=every + lookahead)
-    beams = [
-        Beam(
-            search=search,
-            gate=gate,
-            party=i,
-            n=share,
-            widths=[share],
-            samples=samples,
-            every=every,
-            lookahead=lookahead,
-        )
-        for i, share in enumerate(deal(n, [n] * trees))
-    ]
-    pools = await together(each.run() for each in beams)
+    shares = deal(n, [n] * trees)
+    plans = [Plan(n=i, widths=[i], samples=samples, every=every, lookahead=lookahead) for i in shares]
+    gate = plans[0].gate(search, trees)
+    pools = await together(Beam(search, plan, gate, i).run() for i, plan in enumerate(plans))
     return await search.finish([judged for pool in pools for judged in pool], select)

@@ -2,80 +2,25 @@
 
 Without a limit (but time), a child is expanded as soon as it is certain to be kept: the unscored children and the
 better ones are fewer than the places. What is made is the same as if every level had waited for its last verdict.
-With a limit, money is dealt out between levels, so levels wait (`Gate`).
+Those that are likely to be kept may be expanded before; the families of losers are cancelled and leave the tree. With a
+limit, money is dealt out between levels, so levels wait (`Gate`).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+import math
 from collections.abc import Coroutine, Iterable, Sequence
-from dataclasses import dataclass
-from enum import Enum
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from tts_engine.search import Search
+from tts_engine.strategies.ranks import Standing, chance_to_stay, deal, promised, spread
 from tts_engine.types import Candidate, Judged
 
 T = TypeVar("T")
-
-
-class Standing(Enum):
-    """What is known of a child that has no score."""
-
-    UNKNOWN = "not generated yet"
-    UNSCORED = "generated, to be continued, not judged yet"
-    DONE = "ended"
-    GONE = "it failed or cannot be continued"
-
-
-def promised(level: Sequence[float | Standing], n: int, places: int) -> list[int]:
-    """How many children each child of a level is certain to get, whatever is still unknown.
-
-    It never falls as more becomes known, and adds up to `n` less the ended ones once all is known: as even as it goes,
-    the better first, ties to the earlier.
-
-    Args:
-        level: a score for each child, or what is known instead, in program order.
-        n: children of the next level, if none of this level ended; `places`: how many children may be expanded.
-    """
-    shares = [0] * len(level)
-    unknown, unscored = level.count(Standing.UNKNOWN), level.count(Standing.UNSCORED)
-    scores = {i: score for i, score in enumerate(level) if not isinstance(score, Standing)}
-    most = min(places, len(scores) + unscored + unknown)
-    least = n - level.count(Standing.DONE) - unknown
-    for better, i in enumerate(sorted(scores, key=lambda i: -scores[i])):
-        worst = better + unscored + unknown
-        if worst >= places or least <= 0:
-            break
-        shares[i] = least // most + (not unknown and worst < least % most)
-    return shares
-
-
-def spread(children: Sequence[Judged | None], diversity: float) -> list[float | None]:
-    """Scores of the children, each lowered by `diversity` for every better one with the same parent, and for every
-    better one with the same text; None for those given as None."""
-    scores: list[float | None] = [None] * len(children)
-    rest = {i: child for i, child in enumerate(children) if child is not None}
-    crowd: Counter[object] = Counter()
-    while rest:
-        alike = {i: sum(crowd[like] for like in _likes(child)) for i, child in rest.items()}
-        lowered = {i: child.rank - diversity * alike[i] for i, child in rest.items()}
-        best = max(lowered, key=lambda i: (lowered[i], -i))
-        scores[best] = lowered[best]
-        crowd.update(_likes(rest.pop(best)))
-    return scores
-
-
-def deal(total: int, wants: Sequence[int]) -> list[int]:
-    """`total` as evenly as it goes among those who want so many each, the first first."""
-    given = [0] * len(wants)
-    while total > 0 and given != list(wants):
-        for i, want in enumerate(wants):
-            if given[i] < want and total > 0:
-                given[i] += 1
-                total -= 1
-    return given
+ALMOST = math.nextafter(1.0, 0.0)
+"""The chance of what is all but certain."""
 
 
 async def together(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
@@ -130,96 +75,163 @@ class Gate:
 
 @dataclass(slots=True, eq=False)
 class _Child:
+    """A place in a level; `family`: the children that it has got so far."""
+
     task: asyncio.Task[None] | None = None
     candidate: Candidate | None = None
     judged: Judged | None = None
+    standing: float | Standing = Standing.UNKNOWN
     settled: bool = False
-
-    @property
-    def standing(self) -> float | Standing:
-        if self.candidate is None:
-            return Standing.GONE if self.settled else Standing.UNKNOWN
-        if self.candidate.done:
-            return Standing.DONE
-        if self.candidate.dead:
-            return Standing.GONE
-        return self.judged.rank if self.judged is not None else Standing.UNSCORED
+    family: list[_Child] = field(default_factory=list)
 
 
-@dataclass(kw_only=True)
-class Beam:
-    """One beam; `run` gives its ended candidates.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a beam is to do.
 
     Attributes:
-        gate: where it waits for the others, as number `party`.
         n: children a level; the beam ends when so many have ended, or when nothing is left to expand.
         widths: children of each survivor, by level; the last one holds for all further levels.
         samples: verifier samples for each child.
         every: steps that a child adds, judged at their end.
         lookahead: further steps that are made before a child is judged by what comes out.
         diversity: what a better sibling or twin takes off a child's score.
+        speculate: a child is expanded before it is certain to be kept when the chance of that is 1 - `speculate`.
     """
 
-    search: Search
-    gate: Gate
-    party: int = 0
     n: int
     widths: Sequence[int]
     samples: int
     every: int = 1
     lookahead: int = 0
     diversity: float = 0.0
+    speculate: float = 0.0
+
+    @property
+    def guesses(self) -> bool:
+        """Whether it speculates: only where a child is one step and judged as it is, so that it can be undone."""
+        return self.speculate > 0 and self.every == 1 and not self.lookahead
+
+    def places(self, depth: int) -> int:
+        """How many children of that level may be expanded."""
+        return max(1, self.n // self.widths[min(depth, len(self.widths) - 1)])
+
+    def gate(self, search: Search, parties: int = 1) -> Gate:
+        """Where beams of this plan wait for each other."""
+        return Gate(search, parties, self.samples, steps=self.every + self.lookahead)
+
+
+class Beam:
+    """One beam; `run` gives its ended candidates. It waits for others at `gate`, as number `party`."""
+
+    def __init__(self, search: Search, plan: Plan, gate: Gate, party: int = 0) -> None:
+        self._search = search
+        self._plan = plan
+        self._gate = gate
+        self._party = party
+        self._news = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> list[Judged]:
         """Expand level by level until enough have ended."""
-        self._news = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
         try:
             return await self._levels()
         finally:
             for task in self._tasks:
                 task.cancel()
-            self.gate.leave()
+            self._gate.leave()
 
     async def _levels(self) -> list[Judged]:
-        ended: list[Judged] = []
-        level = [self._start(self.search.root) for _ in range(await self.gate.room(self.party, self.n))]
+        plan, ended = self._plan, list[Judged]()
+        level = [self._start(self._search.root) for _ in range(await self._gate.room(self._party, plan.n))]
         depth = 0
         while level:
-            places = max(1, self.n // self.widths[min(depth, len(self.widths) - 1)])
-            begun: list[list[_Child]] = [[] for _ in level]
             while not all(child.settled for child in level):
                 await self._news.wait()
                 self._news.clear()
-                if not self.search.limited and not self.diversity:
-                    self._expand(level, begun, promised(_standings(level), self.n - len(ended), places))
+                if not self._search.limited and not plan.diversity:
+                    self._promote([(child, 1.0) for child in level], depth, len(ended))
             just_ended = [child.judged for child in level if child.judged is not None and child.judged.candidate.done]
             ended += just_ended
-            size = await self.gate.room(self.party, self.n - len(ended)) if self._goes_on(level, ended) else 0
-            self._expand(level, begun, promised(self._final(level), size + len(just_ended), places))
-            level = [child for family in begun for child in family]
+            size = await self._gate.room(self._party, plan.n - len(ended)) if self._goes_on(level, ended) else 0
+            shares = promised(self._final(level), size + len(just_ended), plan.places(depth))
+            for child, share in zip(level, shares, strict=True):
+                self._expand(child, share)
+                self._discard(child, share)
+            level = [child for parent in level for child in parent.family]
             depth += 1
         return ended
+
+    def _promote(self, level: Sequence[tuple[_Child, float]], depth: int, ended: int, may_end: int = 0) -> None:
+        """Expand those of a level that are certain to be kept or likely enough, and of the levels below.
+
+        Args:
+            level: those of its children that there are, each with the chance that it has a place here; 1 is certain.
+            ended: how many have ended in earlier levels; `may_end`: how many more of them may.
+        """
+        size, places = self._plan.n - ended, self._plan.places(depth)
+        sure = [child for child, chance in level if chance == 1]
+        known = [*(child.standing for child in sure), *[Standing.UNKNOWN] * (size - len(sure))]
+        shares = dict(zip(sure, promised(known, size - may_end, places), strict=False))
+        guesses = self._guesses(level, size, places) if self._plan.guesses else {}
+        below: list[tuple[_Child, float]] = []
+        for child, _ in level:
+            share, (hoped, chance) = shares.get(child, 0), guesses.get(child, (0, 0.0))
+            if max(share, hoped) > len(child.family):
+                self._expand(child, max(share, hoped))
+            below += [(kin, 1.0 if place < share else min(chance, ALMOST)) for place, kin in enumerate(child.family)]
+        if below:
+            ended, may_end = ended + known.count(Standing.DONE), may_end + known.count(Standing.UNKNOWN)
+            self._promote(below, depth + 1, ended, may_end)
+
+    def _guesses(
+        self, level: Sequence[tuple[_Child, float]], size: int, places: int
+    ) -> dict[_Child, tuple[int, float]]:
+        """How many children each scored child will probably get, and the chance of that; certain losers are left."""
+        scored = [(child.standing, child, chance) for child, chance in level if isinstance(child.standing, float)]
+        scored.sort(key=lambda each: each[0], reverse=True)
+        others = [child.standing for child, _ in level if not isinstance(child.standing, float)]
+        ended = others.count(Standing.DONE)
+        rest = max(0, size - ended - others.count(Standing.GONE) - len(scored))
+        hoped = -(-(size - ended) // max(1, min(places, len(scored) + rest)))
+        guesses, above = {}, 0
+        for better, (_, child, here) in enumerate(scored):
+            chance = here * chance_to_stay(better, len(scored), rest, places)
+            if above >= places:
+                self._discard(child, 0)
+            else:
+                guesses[child] = (hoped if chance >= 1 - self._plan.speculate else 0, chance)
+            above += here == 1
+        return guesses
 
     def _goes_on(self, level: Sequence[_Child], ended: Sequence[Judged]) -> bool:
         """Whether there is anything to expand; a child's unexpected error is raised here."""
         for child in level:
             if child.task is not None:
                 child.task.result()
-        return len(ended) < self.n and any(isinstance(standing, float) for standing in _standings(level))
+        return len(ended) < self._plan.n and any(isinstance(child.standing, float) for child in level)
 
     def _final(self, level: Sequence[_Child]) -> list[float | Standing]:
-        standings = _standings(level)
-        if not self.diversity:
+        standings = [child.standing for child in level]
+        if not self._plan.diversity:
             return standings
         alive = [child.judged if isinstance(child.standing, float) else None for child in level]
-        lowered = spread(alive, self.diversity)
+        lowered = spread(alive, self._plan.diversity)
         return [standing if new is None else new for standing, new in zip(standings, lowered, strict=True)]
 
-    def _expand(self, level: Sequence[_Child], begun: list[list[_Child]], shares: Sequence[int]) -> None:
-        for child, family, share in zip(level, begun, shares, strict=True):
-            while child.candidate is not None and len(family) < share:
-                family.append(self._start(child.candidate))
+    def _expand(self, child: _Child, share: int) -> None:
+        while child.candidate is not None and len(child.family) < share:
+            child.family.append(self._start(child.candidate))
+
+    def _discard(self, child: _Child, share: int) -> None:
+        """Take from `child` what it has been given beyond its share: cancelled, or thrown away."""
+        for lost in child.family[share:]:
+            self._discard(lost, 0)
+            if lost.task is not None:
+                lost.task.cancel()
+            if lost.candidate is not None:
+                self._search.discard(lost.candidate)
+        del child.family[share:]
 
     def _start(self, node: Candidate) -> _Child:
         child = _Child()
@@ -229,20 +241,23 @@ class Beam:
         return child
 
     async def _pursue(self, child: _Child, node: Candidate) -> None:
+        plan = self._plan
         try:
-            async for candidate in self.search.propose(node, 1, steps=self.every):
-                child.candidate = candidate
-                self._news.set()
-                child.judged = await self.search.judge(candidate, self.samples, ahead=self.lookahead)
+            child.candidate = await self._search.extend(node, steps=plan.every)
+            child.standing = _before_judgement(child.candidate)
+            self._news.set()
+            if child.candidate is not None:
+                child.judged = await self._search.judge(child.candidate, plan.samples, ahead=plan.lookahead)
+                if child.standing is Standing.UNSCORED:
+                    child.standing = child.judged.rank
         finally:
+            if child.candidate is None:
+                child.standing = Standing.GONE
             child.settled = True
             self._news.set()
 
 
-def _standings(level: Sequence[_Child]) -> list[float | Standing]:
-    return [child.standing for child in level]
-
-
-def _likes(judged: Judged) -> tuple[object, object]:
-    """What makes two candidates alike: their parent, their text."""
-    return judged.candidate.parent, judged.candidate.text
+def _before_judgement(candidate: Candidate | None) -> Standing:
+    if candidate is None or candidate.dead:
+        return Standing.GONE
+    return Standing.DONE if candidate.done else Standing.UNSCORED

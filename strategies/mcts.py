@@ -95,10 +95,8 @@ class Simulations:
         """What a visit to `leaf` brings; changes nothing in the tree."""
         if self.visits.closed[leaf]:
             return None, self.visits.mean(leaf)
-        drawn = [child async for child in self.search.propose(self._candidates[leaf], 1)]
-        if not drawn:
-            return None, None
-        return drawn[0], await self._value(drawn[0])
+        drawn = await self.search.extend(self._candidates[leaf])
+        return drawn, None if drawn is None else await self._value(drawn)
 
     def back_up(self, leaf: int, visit: Visit) -> None:
         """Enter what the visit brought."""

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 
 from tts_engine.judging import Critique, critique_of
 from tts_engine.search import Search
-from tts_engine.strategies.beam import beam_pool
-from tts_engine.strategies.levels import Gate, together
+from tts_engine.strategies.levels import Beam, Gate, Plan, together
 from tts_engine.strategies.options import Count, Select, Share
 from tts_engine.types import Judged, Outcome, Usage, Verdict
 
@@ -41,7 +40,8 @@ async def refine(
     lines = [Line(search, gate, i, samples, threshold) for i in range(n)]
     await together(line.run(rounds) for line in lines)
     if control:
-        await _control(search, lines, samples, select)
+        first = [line.attempts[0] for line in lines if line.attempts]
+        await _control(search, first, [attempt for line in lines for attempt in line.attempts[1:]], samples, select)
     return await search.finish([line.kept for line in lines if line.kept is not None], select)
 
 
@@ -95,18 +95,24 @@ async def beam_refine(
     rounds: Count = 2,
     samples: Count = 8,
     threshold: Share = 0.5,
+    control: bool = False,
     select: Select = "weighted",
 ) -> Outcome:
     """A beam, whose best solutions are then refined; the refined ones take the places of those they were made from.
 
     Args:
         n, width, samples, select: as for `beam`.
-        winners: how many are refined; `rounds`, `threshold`: as for `refine`.
+        winners: how many are refined; `rounds`, `threshold`, `control`: as for `refine`; the fresh solutions are added
+            to those of the beam.
     """
-    pool = sorted(await beam_pool(search, n, width, samples), key=lambda judged: judged.rank, reverse=True)
+    plan = Plan(n=n, widths=[width], samples=samples)
+    ended = await Beam(search, plan, plan.gate(search)).run()
+    pool = sorted(ended, key=lambda judged: judged.rank, reverse=True)
     gate = Gate(search, len(pool[:winners]), samples, whole=True)
     lines = [Line(search, gate, i, samples, threshold, judged) for i, judged in enumerate(pool[:winners])]
     await together(line.run(rounds) for line in lines)
+    if control:
+        await _control(search, pool, [attempt for line in lines for attempt in line.attempts], samples, select)
     return await search.finish([line.kept for line in lines if line.kept is not None] + pool[winners:], select)
 
 
@@ -164,12 +170,12 @@ class Line:
             self.kept = judged
 
 
-async def _control(search: Search, lines: Sequence[Line], samples: int, select: str) -> None:
+async def _control(
+    search: Search, first: Sequence[Judged], refined: Sequence[Judged], samples: int, select: str
+) -> None:
     """Draw as many solutions as the refinements would have paid for, and note what comes out."""
-    first = [line.attempts[0] for line in lines if line.attempts]
-    refined = [attempt for line in lines for attempt in line.attempts[1:]]
-    each, cost = _cost(first), _cost(refined)
-    wanted = round(len(first) * cost / each) if each else 0
+    each, cost = _cost(first) / max(len(first), 1), _cost(refined)
+    wanted = round(cost / each) if each else 0
     size = search.room(wanted, samples, whole=True) if wanted else 0
     fresh = await search.judged(search.propose(search.root, size, whole=True), samples)
     kept = search.outcome([*first, *fresh], select)

@@ -109,25 +109,26 @@ class Truth:
 MakeSearch = Callable[..., Search]
 
 
+def searching(
+    policy: Digits | None = None, judge: Truth | None = None, budget: Budget | None = None, seed: int = 0
+) -> Search:
+    """A `Search` over the digits."""
+    problem = Problem(id="digits", prompt="three digits", answer="".join(map(str, SECRET)))
+    scope = Scope.root(budget or Budget(), name="problem:digits")
+    calls = Calls(models={}, journal=Journal.open(None, {}, resume=False), scope=scope, problem=problem.id)
+    return Search(
+        problem,
+        policy=policy or Digits(),
+        judge=judge if judge is not None else Truth(),
+        calls=calls,
+        key=Key(seed, ("digits",)),
+        allowance=Usage(completion=2) if budget else None,
+        step_allowance=Usage(completion=2) if budget else None,
+        cost_ratio=1.0,
+    )
+
+
 @pytest.fixture
 def make_search() -> MakeSearch:
     """Builds a `Search` over the digits; keyword arguments choose policy, judge, budget and seed."""
-
-    def make(
-        policy: Digits | None = None, judge: Truth | None = None, budget: Budget | None = None, seed: int = 0
-    ) -> Search:
-        problem = Problem(id="digits", prompt="three digits", answer="".join(map(str, SECRET)))
-        scope = Scope.root(budget or Budget(), name="problem:digits")
-        calls = Calls(models={}, journal=Journal.open(None, {}, resume=False), scope=scope, problem=problem.id)
-        return Search(
-            problem,
-            policy=policy or Digits(),
-            judge=judge if judge is not None else Truth(),
-            calls=calls,
-            key=Key(seed, ("digits",)),
-            allowance=Usage(completion=2) if budget else None,
-            step_allowance=Usage(completion=2) if budget else None,
-            cost_ratio=1.0,
-        )
-
-    return make
+    return searching

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from tests.strategies.conftest import Digits, MakeSearch
 from tts_engine.calls import Calls
+from tts_engine.compute.stopping import beta_above_half
 from tts_engine.strategies import STRATEGIES
-from tts_engine.strategies.adaptive import beta_above_half, decided, risk
+from tts_engine.strategies.adaptive import decided, risk
 from tts_engine.types import Candidate, Key
 
 

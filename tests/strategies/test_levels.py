@@ -14,7 +14,7 @@ from tests.strategies.conftest import SECRET, Digits, MakeSearch, Truth
 from tts_engine.calls import Calls
 from tts_engine.search import Search, program_order
 from tts_engine.strategies import STRATEGIES
-from tts_engine.strategies.levels import Standing, deal, promised, spread
+from tts_engine.strategies.ranks import Standing, deal, promised, spread
 from tts_engine.types import Candidate, Judged, Key, Problem, Step, Verdict
 
 

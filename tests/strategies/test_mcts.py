@@ -232,4 +232,4 @@ class Never(Digits):
 async def test_a_policy_that_never_ends_ends(make_search: MakeSearch) -> None:
     outcome = await STRATEGIES["mcts"](make_search(Never()), n=30, samples=1)
     assert outcome.answer is None
-    assert outcome.stop_reason == "finished"
+    assert outcome.stop_reason == "no answer"
