@@ -1,16 +1,14 @@
-"""Final answers: extraction from a solution, equivalence by math-verify, grouping for votes."""
+"""Final answers: extraction from a solution, equivalence, grouping for votes."""
 
 from __future__ import annotations
 
-import re
-import threading
 from collections.abc import Sequence
-from fractions import Fraction
-from functools import lru_cache
 
-from tts_engine.errors import GraderError
+from tts_engine.formats.canonical import Form, canonical, decided
+from tts_engine.formats.equivalence import compare, mark
 
-_NUMBER = re.compile(r"[+-]?(\d{1,3}(,\d{3})+|\d+)(\.\d+)?")
+ROUNDING = 1e-5
+"""Marks closer than this may be those of equal answers (a rounded number and what it stands for)."""
 
 
 def extract_answer(text: str) -> str | None:
@@ -30,54 +28,60 @@ def extract_answer(text: str) -> str | None:
     return None
 
 
-def same_answer(a: str, b: str) -> bool:
-    """Whether two answers mean the same (symmetric; the second may be the reference).
+def same_answer(answer: str, reference: str) -> bool:
+    """Whether an answer gives the reference.
+
+    What the forms of both do not decide (`canonical.decided`), math-verify does, in a process of its own: an expression
+    that it cannot digest in some seconds is different from everything but itself. Not symmetric: `x=5` gives 5, and 5
+    gives `x=5`, but 7 does not give `a+b=7`, while `a+b=7` gives 7.
 
     Raises:
-        GraderError: math-verify failed on both readings.
+        GraderError: math-verify cannot be started.
     """
-    a, b = a.strip(), b.strip()
-    if a == b:
-        return True
-    x, y = _number(a), _number(b)
-    if x is not None and y is not None:
-        return x == y
-    return _equivalent(a, b) or _equivalent(b, a)
+    known = decided(canonical(answer), canonical(reference))
+    return compare(answer.strip(), reference.strip())[0] if known is None else known
 
 
 def group_answers(answers: Sequence[str | None]) -> list[list[int]]:
-    """Indices of equivalent answers, groups in order of first appearance; None belongs to no group."""
+    """Indices of equivalent answers (each gives the other), groups in order of first appearance; None belongs to none.
+
+    Answers of one canonical form are one look-up. Other forms are held against the first of each group, and math-verify
+    compares only those whose marks do not already tell them apart.
+
+    Raises:
+        GraderError: math-verify cannot be started.
+    """
     groups: list[list[int]] = []
+    leaders: list[tuple[Form, str]] = []
+    known: dict[str, list[int]] = {}
     for index, answer in enumerate(answers):
         if answer is None:
             continue
-        for group in groups:
-            first = answers[group[0]]
-            if first is not None and same_answer(first, answer):
-                group.append(index)
-                break
-        else:
-            groups.append([index])
+        form = canonical(answer)
+        if form.text not in known:
+            alike = (group for group, leader in zip(groups, leaders, strict=True) if _alike(*leader, form, answer))
+            group = next(alike, None)
+            if group is None:
+                group = []
+                groups.append(group)
+                leaders.append((form, answer))
+            known[form.text] = group
+        known[form.text].append(index)
     return groups
 
 
-def _number(text: str) -> Fraction | None:
-    text = text.strip("$ ")
-    return Fraction(text.replace(",", "")) if _NUMBER.fullmatch(text) else None
+def _alike(a: Form, text_a: str, b: Form, text_b: str) -> bool:
+    known = decided(a, b)
+    if known is not None:
+        return known
+    text_a, text_b = text_a.strip(), text_b.strip()
+    return not _apart(mark(text_a), mark(text_b)) and all(compare(text_a, text_b))
 
 
-@lru_cache(maxsize=65536)
-def _equivalent(gold: str, answer: str) -> bool:
-    from math_verify import parse, verify
-
-    # math-verify's own time limit is a SIGALRM, which only the main thread can take.
-    seconds = 3 if threading.current_thread() is threading.main_thread() else None
-    try:
-        readings = [parse(_as_math(text), parsing_timeout=seconds) for text in (gold, answer)]
-        return bool(verify(*readings, timeout_seconds=seconds))
-    except Exception as error:  # third-party parser: any failure is a grader failure, attributed here
-        raise GraderError(f"math-verify failed on {gold!r} against {answer!r}: {error}") from error
-
-
-def _as_math(text: str) -> str:
-    return text if "$" in text or "\\boxed" in text else f"${text}$"
+def _apart(a: tuple[float, float] | None, b: tuple[float, float] | None) -> bool:
+    """Whether two marks are those of different answers."""
+    return (
+        a is not None
+        and b is not None
+        and any(abs(x - y) > ROUNDING * max(1.0, abs(x)) for x, y in zip(a, b, strict=True))
+    )

@@ -51,6 +51,7 @@ _KILL, _ALLOW, _REFUSE = 0x80000000, 0x7FFF0000, 0x00050001  # refuse: error EPE
 
 def prepare() -> None:
     """Do once, before forking, what every fork would do again."""
+    _libc()
     if machine := _machine():
         for may_open in (True, False):
             _program(*machine, may_open)

@@ -21,6 +21,7 @@ import io
 import json
 import os
 import random
+import select
 import shutil
 import socket
 import struct
@@ -35,10 +36,14 @@ if TYPE_CHECKING:
 
 COMMAND = struct.Struct("<ci")
 FORK, REAP = b"f", b"r"
-ANSWER = struct.Struct("<i")
+ANSWER = struct.Struct("<cii")
+REAP_SECONDS = 0.002
+"""Pause between two looks at processes that are dying."""
 CALCULATOR = 1
 PRELOAD = {2: "numpy", 4: "sympy"}
 """Flags of FORK: be the calculator; import this first."""
+FOLDER = 8
+"""Bits of the argument of FORK that are flags; above them stands the number of the process's folder."""
 COMMON = (
     *("math", "cmath", "fractions", "decimal", "statistics", "itertools", "functools", "collections", "operator"),
     *("re", "string", "datetime", "heapq", "bisect", "copy", "typing", "dataclasses"),
@@ -80,19 +85,28 @@ def serve(control: socket.socket, settings: dict[str, Any]) -> None:
     """The zygote: obey commands until the engine hangs up; its forks then die with it.
 
     FORK carries a socket for the new process and answers its process id; REAP answers the wait status of a process that
-    the engine has killed (ids are not reused before that).
+    the engine has killed (ids are not reused before that), once its memory is taken down: others are forked meanwhile.
+    An answer repeats its command and argument.
     """
+    dying: set[int] = set()
     while True:
+        for child in list(dying):
+            found, status = os.waitpid(child, os.WNOHANG)
+            if found:
+                dying.remove(child)
+                control.sendall(ANSWER.pack(REAP, child, status))
+        if dying and not select.select([control], [], [], REAP_SECONDS)[0]:
+            continue
         message, descriptors, _, _ = socket.recv_fds(control, COMMAND.size, 1)
         if len(message) < COMMAND.size:
             return
         operation, argument = COMMAND.unpack(message)
-        if operation == FORK:
-            answer = fork(control, descriptors[0], argument, settings)
-            os.close(descriptors[0])
-        else:
-            answer = os.waitpid(argument, 0)[1]
-        control.sendall(ANSWER.pack(answer))
+        if operation == REAP:
+            dying.add(argument)
+            continue
+        child = fork(control, descriptors[0], argument, settings)
+        os.close(descriptors[0])
+        control.sendall(ANSWER.pack(FORK, argument, child))
 
 
 def fork(control: socket.socket, channel: int, flags: int, settings: dict[str, Any]) -> int:
@@ -108,7 +122,7 @@ def fork(control: socket.socket, channel: int, flags: int, settings: dict[str, A
     status = 1
     try:
         control.detach()
-        become_worker(channel, bool(flags & CALCULATOR), settings)
+        become_worker(channel, bool(flags & CALCULATOR), flags >> FOLDER, settings)
         status = 0
     finally:
         os._exit(status)
@@ -127,13 +141,13 @@ def preload(modules: list[str]) -> bool:
     return bool(missing)
 
 
-def become_worker(channel: int, calculates: bool, settings: dict[str, Any]) -> None:
+def become_worker(channel: int, calculates: bool, folder: int, settings: dict[str, Any]) -> None:
     """In the fork: drop everything, say what protects, then answer frames until the engine hangs up."""
     os.dup2(channel, 3)
     os.closerange(4, 256)
     for stream in (1, 2):
         os.dup2(0, stream)
-    protections = protect(calculates, settings)
+    protections = protect(calculates, folder, settings)
     handler = calculate() if calculates else interpret(settings["output"])
     os.write(3, frame(READY if len(protections) > 1 else UNPROTECTED, "\n".join(protections)))
     buffer = bytearray()
@@ -144,10 +158,11 @@ def become_worker(channel: int, calculates: bool, settings: dict[str, Any]) -> N
             replies = replies[os.write(3, replies) :]
 
 
-def protect(calculates: bool, settings: dict[str, Any]) -> tuple[str, ...]:
+def protect(calculates: bool, number: int, settings: dict[str, Any]) -> tuple[str, ...]:
     """Confine this process to a folder of its own; a phrase for each protection."""
-    folder = os.path.join(settings["folder"], str(os.getpid()))
-    os.mkdir(folder, 0o700)
+    folder = os.path.join(settings["folder"], str(number))
+    with suppress(FileExistsError):  # an empty one that a process before had
+        os.mkdir(folder, 0o700)
     os.chdir(folder)
     os.environ.clear()
     sys.argv = [""]

@@ -151,9 +151,13 @@ class Zygote:
         self._control, theirs = socket.socketpair()
         self._control.setblocking(False)
         self._received = b""
-        self._pending: deque[tuple[bytes, int, asyncio.Future[int]]] = deque()
+        self._forking: deque[asyncio.Future[int]] = deque()
+        self._reaping: dict[int, asyncio.Future[int]] = {}
         self._forks: set[Fork] = set()
         self._cleaning: set[asyncio.Future[None]] = set()
+        self._folders: dict[int, int] = {}  # of processes that may still write, by process id
+        self._empty: list[int] = []
+        self._made = 0
         self.alive = True
         with theirs:
             self._process = self._start(theirs.fileno(), settings)
@@ -194,8 +198,9 @@ class Zygote:
             SandboxError: the machine has no room for a process.
         """
         ours, theirs = socket.socketpair()
+        folder = self._take_folder()
         with theirs:
-            answer = self._command(worker.FORK, flags, [theirs.fileno()])
+            answer = self._command(worker.FORK, flags | folder << worker.FOLDER, [theirs.fileno()])
         try:
             pid = await answer
         except BaseException:
@@ -237,7 +242,10 @@ class Zygote:
         answer: asyncio.Future[int] = self._loop.create_future()
         try:
             socket.send_fds(self._control, [worker.COMMAND.pack(operation, argument)], descriptors)
-            self._pending.append((operation, argument, answer))
+            if operation == worker.FORK:
+                self._forking.append(answer)
+            else:
+                self._reaping[argument] = answer
         except OSError:
             self._hang_up()
             _give_up(operation, answer)
@@ -253,13 +261,16 @@ class Zygote:
             return
         self._received += data
         while len(self._received) >= worker.ANSWER.size:
-            (value,) = worker.ANSWER.unpack_from(self._received)
+            operation, argument, value = worker.ANSWER.unpack_from(self._received)
             self._received = self._received[worker.ANSWER.size :]
-            self._settle(*self._pending.popleft(), value)
+            answer = self._forking.popleft() if operation == worker.FORK else self._reaping.pop(argument)
+            self._settle(operation, argument, answer, value)
 
     def _settle(self, operation: bytes, argument: int, answer: asyncio.Future[int], value: int) -> None:
         if operation == worker.REAP:
-            self._clean(argument)
+            self._clean(self._folders.pop(argument))
+        elif value > 0:
+            self._folders[value] = argument >> worker.FOLDER
         if not answer.done():
             answer.set_result(value)
         elif operation == worker.FORK and value > 0:  # nobody wants it any more
@@ -267,17 +278,27 @@ class Zygote:
                 os.kill(value, signal.SIGKILL)
             self._command(worker.REAP, value, [])
 
-    def _clean(self, pid: int) -> None:
-        """Remove the folder of a process; only one that left files behind costs a thread."""
-        folder = os.path.join(self._folder, str(pid))
+    def _take_folder(self) -> int:
+        """The number of an empty folder: removing and making one for each process costs more than all else."""
+        if self._empty:
+            return self._empty.pop()
+        self._made += 1
+        return self._made
+
+    def _clean(self, number: int) -> None:
+        """Take back the folder of a dead process; only one that left files behind costs a thread."""
+        folder = os.path.join(self._folder, str(number))
         try:
-            os.rmdir(folder)
+            with os.scandir(folder) as found:
+                used = next(found, None) is not None
         except FileNotFoundError:
+            used = False
+        if not used:
+            self._empty.append(number)
             return
-        except OSError:
-            removal = self._loop.run_in_executor(None, shutil.rmtree, folder, True)
-            self._cleaning.add(removal)
-            removal.add_done_callback(self._cleaning.discard)
+        removal = self._loop.run_in_executor(None, shutil.rmtree, folder, True)
+        self._cleaning.add(removal)
+        removal.add_done_callback(self._cleaning.discard)
 
     def _hang_up(self) -> None:
         if not self.alive:
@@ -285,9 +306,12 @@ class Zygote:
         self.alive = False
         self._loop.remove_reader(self._control)
         self._control.close()
-        for operation, _, answer in self._pending:
-            _give_up(operation, answer)
-        self._pending.clear()
+        for answer in self._forking:
+            _give_up(worker.FORK, answer)
+        for answer in self._reaping.values():
+            _give_up(worker.REAP, answer)
+        self._forking.clear()
+        self._reaping.clear()
 
 
 def _give_up(operation: bytes, answer: asyncio.Future[int]) -> None:
