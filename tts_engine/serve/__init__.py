@@ -1,0 +1,1 @@
+"""The gateway: verifier-guided search behind OpenAI's protocol (`tts-serve`). Needs the extra `serve`."""
