@@ -12,8 +12,7 @@ from tts_engine.cli.common import Parser, guarded, positive
 
 EPILOG = """\
 examples:
-  tts-eval make-embedded --out steps.jsonl --n 300
-  tts-eval processbench steps.jsonl --verifier genprm --verifier-samples 1,2,4,8 --out runs/steps
+  tts-eval processbench embedded --verifier-samples 1,2,4,8 --out runs/steps
   tts-eval processbench processbench/gsm8k.json --verifier-model DIR --limit 100 --out runs/gsm8k --resume
   tts-eval score predictions.jsonl --gold processbench/gsm8k.json
   tts-eval calibrate runs/steps/items.jsonl --out calibration.json
@@ -38,8 +37,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_processbench(command: argparse.ArgumentParser) -> None:
-    command.add_argument("source", metavar="FILE|NAME", help="JSON or JSONL with id, problem, steps, label")
-    command.add_argument("--limit", type=positive, metavar="M", help="only the first M items")
+    command.add_argument("source", metavar="FILE|embedded", help="JSON or JSONL with id, problem, steps, label")
+    command.add_argument("--limit", type=positive, metavar="M", help="only the first M items (of embedded: 300)")
     command.add_argument("--skip-malformed", action="store_true", help="leave malformed rows out, and say how many")
     command.add_argument("--verifier", metavar="NAME", help="genprm (default), prm, ...")
     command.add_argument("--verifier-model", metavar="DIR", help="model that verifies")

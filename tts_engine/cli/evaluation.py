@@ -16,6 +16,7 @@ from rich.progress import Progress
 
 from tts_engine import __version__
 from tts_engine.calibration import NAME, fit
+from tts_engine.cli.embedded_steps import sample_labelled
 from tts_engine.cli.session import limits
 from tts_engine.config import Config, StrategyConfig
 from tts_engine.errors import ConfigError, DataError, TTSError, UsageError
@@ -32,14 +33,17 @@ from tts_engine.report.writer import write_lines, write_text
 from tts_engine.resolving import resolved
 from tts_engine.run import Engine
 
+EMBEDDED_SET = "embedded"
+"""The source that stands for solutions of the embedded policy, labelled by the domain's exact checker."""
+
 
 def processbench(arguments: Namespace) -> int:
     """Judge a labelled set; returns the exit code: 1 when not one item could be judged."""
     stderr = make_console(stderr=True)
     config = judging_config(Config.load(arguments.config, arguments.set, overrides(arguments)))
-    labelled = load_labelled(arguments.source, skip_malformed=arguments.skip_malformed)
-    samples = arguments.verifier_samples or tuple(powers(config.verifier.samples))
     folder = _folder(arguments)
+    labelled = _labelled(arguments, folder)
+    samples = arguments.verifier_samples or tuple(powers(config.verifier.samples))
     started = time.monotonic()
     try:
         records = asyncio.run(_judge(labelled.items[: arguments.limit], config, samples, folder, arguments, stderr))
@@ -78,10 +82,6 @@ def calibrate(arguments: Namespace) -> int:
 
 def make_embedded(arguments: Namespace) -> int:
     """Write a labelled set of the embedded domain."""
-    try:
-        from tts_engine.cli.embedded_steps import sample_labelled
-    except ModuleNotFoundError as error:
-        raise UsageError(f"sampling needs {error.name}: pip install 'tts-engine[train]'") from None
     items = sample_labelled(
         arguments.policy, arguments.problems, arguments.n, per_problem=arguments.per_problem, seed=arguments.seed
     )
@@ -89,6 +89,19 @@ def make_embedded(arguments: Namespace) -> int:
     wrong = sum(item.label >= 0 for item in items)
     sys.stderr.write(f"{arguments.out}: {len(items)} solutions, {wrong} with a wrong step\n")
     return 0
+
+
+def _labelled(arguments: Namespace, folder: Path | None) -> LabelledSet:
+    """The set that is to be judged; `embedded` is sampled, and kept in the folder for the next time."""
+    if arguments.source != EMBEDDED_SET:
+        return load_labelled(arguments.source, skip_malformed=arguments.skip_malformed)
+    kept = folder / "labelled.jsonl" if folder else None
+    if kept and kept.is_file():
+        return load_labelled(str(kept))
+    items = sample_labelled("embedded:policy", "arith-dev", arguments.limit or 300, per_problem=3, seed=0)
+    if kept:
+        write_lines(kept, map(record, items))
+    return LabelledSet(items=tuple(items))
 
 
 def judging_config(config: Config) -> Config:
@@ -140,6 +153,8 @@ async def _judge(
     """The records of all items, in order."""
     journal = folder / "journal.sqlite" if folder and config.run.journal else None
     async with Engine(config, journal=journal, resume=arguments.resume, judge_only=True) as engine:
+        for line in () if arguments.quiet else engine.explain():
+            stderr.print(line, style="dim", soft_wrap=True)
         gate = asyncio.Semaphore(config.run.concurrency)
         hidden = arguments.quiet or not stderr.is_terminal
         with Progress(console=stderr, transient=True, disable=hidden) as progress:

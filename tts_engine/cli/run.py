@@ -55,9 +55,12 @@ def _add_search(group: Any) -> None:  # noqa: ANN401
     group.add_argument("--n", type=positive, metavar="N", help="candidates")
     group.add_argument("--select", metavar="RULE", help="weighted (default), best, majority, ...")
     group.add_argument("--verifier", metavar="NAME", help=VERIFIERS)
-    group.add_argument("--verifier-samples", type=positive, metavar="K", help="judgements of each candidate")
+    group.add_argument(
+        "--verifier-samples", type=sample_number, metavar="K", help="judgements of each candidate; auto[:MOST] stops early"
+    )
     group.add_argument("--budget", metavar="LIMITS", help="for the run, both models: tokens=2M,flops=1e15,seconds=10m")
     group.add_argument("--budget-per-problem", metavar="LIMITS", help="the same, for each problem")
+    group.add_argument("--allocate", choices=("even", "adaptive"), help="how a budget is spread over the problems")
     group.add_argument("--seed", type=int, metavar="S", help="of every random draw")
 
 
@@ -76,8 +79,14 @@ def _add_run(group: Any) -> None:  # noqa: ANN401
     )
     group.add_argument("--concurrency", type=positive, metavar="C", help="problems at once")
     group.add_argument("--no-baseline", action="store_true", help="do not compare with plain samples")
+    group.add_argument("--metrics-port", metavar="[HOST:]PORT", help="serve metrics to Prometheus while it runs")
     group.add_argument("--json", action="store_true", help="print the summary as JSON instead of the report")
     group.add_argument("--quiet", action="store_true", help="no progress, and only the answers or the accuracy")
+
+
+def sample_number(text: str) -> int | str:
+    """A number of judgements, or the rule that decides on it."""
+    return text if text.startswith("auto") else positive(text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+import os
 import sys
 import time
 from argparse import Namespace
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,14 +21,15 @@ from tts_engine import __version__
 from tts_engine.cli.sources import pick_problems, pick_run
 from tts_engine.compute.budget import Budget
 from tts_engine.config import Config, lookup
-from tts_engine.errors import UsageError
+from tts_engine.errors import ConfigError, UsageError
 from tts_engine.report.progress import Progress
 from tts_engine.report.summary import is_plain, is_right, outcome_record, summarize
 from tts_engine.report.terminal import cost_report, make_console, set_report, solution_report
+from tts_engine.report.utilisation import Timeline
 from tts_engine.report.words import percent
 from tts_engine.report.writer import RunFolder
 from tts_engine.resolving import resolved
-from tts_engine.run import Engine
+from tts_engine.run import Engine, Event, OnEvent
 from tts_engine.selection import select
 from tts_engine.strategies import STRATEGIES
 from tts_engine.types import Outcome, Problem
@@ -41,6 +44,8 @@ class Job:
     folder: RunFolder
     resume: bool
     single: bool
+    metrics: str | None = None
+    """Where Prometheus finds metrics while it runs: `PORT` or `HOST:PORT`."""
 
 
 @dataclass(kw_only=True)
@@ -63,7 +68,7 @@ def execute(arguments: Namespace) -> int:
     try:
         asyncio.run(solve(job, results, stderr, quiet=arguments.quiet))
     except UsageError:
-        if results.found:
+        if results.found or job.folder.has_calls():
             _keep(job, results, complete=False)
         elif created:
             job.folder.discard()
@@ -93,13 +98,20 @@ def prepare(arguments: Namespace, stderr: Console) -> Job:
         resumed.check(stored_config, config)
     problems = pick_problems(arguments, stderr, stored)
     folder = resumed or RunFolder(Path(arguments.out) if arguments.out else _new_folder(config.strategy.name))
-    return Job(config=config, problems=problems, folder=folder, resume=resumed is not None, single=len(problems) == 1)
+    return Job(
+        config=config,
+        problems=problems,
+        folder=folder,
+        resume=resumed is not None,
+        single=len(problems) == 1,
+        metrics=arguments.metrics_port,
+    )
 
 
 def overrides(arguments: Namespace) -> dict[str, Any]:
     """The options of the command line as a nested configuration."""
     options = {
-        "strategy": {"name": arguments.strategy, "n": arguments.n, "select": arguments.select},
+        "strategy": {"name": _strategy_name(arguments), "n": arguments.n, "select": arguments.select},
         "verifier": {
             "name": arguments.verifier,
             "samples": arguments.verifier_samples,
@@ -111,10 +123,17 @@ def overrides(arguments: Namespace) -> dict[str, Any]:
         "run": {
             "seed": arguments.seed,
             "concurrency": arguments.concurrency,
+            "allocate": None if arguments.allocate == "even" else arguments.allocate,
             "baseline": False if arguments.no_baseline else None,
         },
     }
     return _given(options)
+
+
+def _strategy_name(arguments: Namespace) -> str | None:
+    """The strategy asked for; an adaptive allocation asks for the one that follows a price."""
+    adaptive = arguments.allocate == "adaptive" and not arguments.config
+    return arguments.strategy or ("adaptive-allocation" if adaptive else None)
 
 
 def limits(text: str | None) -> dict[str, Any]:
@@ -135,12 +154,38 @@ async def solve(job: Job, results: Results, stderr: Console, *, quiet: bool) -> 
             for line in engine.explain():
                 stderr.print(line, style="dim")
         budget = job.config.budget.build()
-        with Progress(len(job.problems), engine.ledger, budget, stderr, quiet=quiet) as progress:
-            async for outcome in engine.run(job.problems, on_event=progress.on_event):
-                results.found[outcome.problem.id] = outcome
+        timeline = Timeline()
+        with ExitStack() as stack, Progress(len(job.problems), engine.ledger, budget, stderr, quiet=quiet) as progress:
+            on_event = _together(progress.on_event, timeline.on_event, *_telemetry(stack, job.metrics))
+            try:
+                async for outcome in engine.run(job.problems, on_event=on_event):
+                    results.found[outcome.problem.id] = outcome
+            finally:
+                job.folder.write_load(timeline.series())
         results.seconds["search"] = time.monotonic() - started - results.seconds["load"]
         await _compare(job, engine, results, stderr, quiet=quiet)
         results.seconds["total"] = time.monotonic() - started
+
+
+def _together(*listeners: OnEvent) -> OnEvent:
+    def on_event(event: Event) -> None:
+        for listener in listeners:
+            listener(event)
+
+    return on_event
+
+
+def _telemetry(stack: ExitStack, metrics: str | None) -> list[OnEvent]:
+    """Traces and metrics, where they are asked for on the command line or by OpenTelemetry's own variable."""
+    if metrics is None and not os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
+        return []
+    try:
+        from tts_engine.telemetry import open_telemetry
+    except ImportError as error:
+        if metrics is None:  # the variable may be meant for other programs
+            return []
+        raise ConfigError(f"--metrics-port needs {error.name}: pip install 'tts-engine[telemetry]'") from None
+    return [open_telemetry(stack, metrics).on_event]
 
 
 async def _compare(job: Job, engine: Engine, results: Results, stderr: Console, *, quiet: bool) -> None:
