@@ -13,9 +13,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tts_engine.backends.base import CallCancelled
 from tts_engine.backends.local import LocalBackend
 from tts_engine.errors import BackendError, ConfigError, ContextExceeded, DataError
-from tts_engine.types import Completion, Finish, Key, Message, Prompt, Request, Role, Sampling
+from tts_engine.types import Completion, Finish, Key, Message, Prompt, Request, Role, Sampling, Usage
 
 WORDS = ["apples", "boxes", "pens", "now", "half", "double", "12+30=42.", "Step", "friends", "crates"]
 
@@ -72,16 +73,22 @@ async def test_greedy_equals_generate_under_load(family: str, request: pytest.Fi
 
     async with LocalBackend(folder, dtype="float32", slots=12, threads=1) as backend:
 
+        lost: list[Usage] = []
+
+        async def attempt(call: Request) -> Completion | None:
+            try:
+                return await backend.complete(call)
+            except CallCancelled as stopped:
+                lost.append(stopped.usage)
+                return None
+
         async def one(i: int, call: Request) -> Completion | None:
             await asyncio.sleep(0.004 * (i % 7))
-            task = asyncio.create_task(backend.complete(call))
+            task = asyncio.create_task(attempt(call))
             if i % 6 == 5:  # somebody gives up
                 await asyncio.sleep(0.01)
                 task.cancel()
-            try:
-                return await task
-            except asyncio.CancelledError:
-                return None
+            return await task
 
         results = await asyncio.gather(*(one(i, call) for i, call in enumerate(calls)))
         counters = backend.counters()
@@ -91,9 +98,9 @@ async def test_greedy_equals_generate_under_load(family: str, request: pytest.Fi
     for call, result in zip(calls, results, strict=True):
         if result is not None:
             assert result.text == reference.greedy(call)
-    assert counters["completion"] == sum(result.usage.completion for result in given)
-    assert counters["prompt"] == sum(result.usage.prompt for result in given)
-    assert counters["cached"] == sum(result.usage.cached for result in given)
+    total = sum((*(result.usage for result in given), *lost), Usage())
+    assert all(counters[name] == getattr(total, name) for name in ("prompt", "cached", "completion", "cancelled"))
+    assert counters["drawn"] == total.completion + total.cancelled
     assert counters["cached"] > 0
 
 

@@ -123,7 +123,7 @@ class Task:
         Raises:
             BackendError: the prompt has no problem of this task.
         """
-        users = tuple(message.content for message in prompt.messages if message.role == "user")
+        users = tuple(message.content for message in prompt.messages if message.role == "user") or ("",)
         said = "".join(prompt.continuation)
         if said.endswith(prm.MARKER):
             chance = self._chance(users[0], prompt.continuation[::2], _draw(users[0] + said, key))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import Protocol
 
-from tts_engine.types import Completion, Prompt, Request
+from tts_engine.errors import BackendError
+from tts_engine.types import Completion, Prompt, Request, Usage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,16 +38,39 @@ class ModelInfo:
     """Changes when the weights or the tokenizer change; part of the journal's identity of a run."""
 
 
+class CallCancelled(asyncio.CancelledError):
+    """A cancelled call that had been computing; `usage` says what: prompt, cached and cancelled tokens, one call."""
+
+    def __init__(self, usage: Usage) -> None:
+        super().__init__()
+        self.usage = usage
+
+
+class CallBroken(BackendError):
+    """A call that broke off after it had computed something, and may be made again; `usage` says what, as above.
+
+    `kinds` names why its tries failed, as in `Completion.retries`.
+    """
+
+    def __init__(self, message: str, kinds: tuple[str, ...], usage: Usage) -> None:
+        super().__init__(message)
+        self.kinds = kinds
+        self.usage = usage
+
+
 class Backend(Protocol):
     """One model, served.
 
     A backend is an async context manager; outside it no call is allowed. `complete` may be called any number of times
-    at once. Cancelling the task that awaits it frees the model's slot at once. The completion's `usage` has `prompt`,
+    at once. Cancelling the task that awaits it frees the model's slot at once; the backend then raises
+    `CallCancelled` (a CancelledError) where it knows what the call had cost. The completion's `usage` has `prompt`,
     `cached`, `completion`, `calls` and `seconds` filled in; FLOPs and dollars are added by the ledger.
 
     Raises (from `complete`):
         ContextExceeded: the prompt leaves no room for one token. A completion that runs into the end of the
             context ends with Finish.LENGTH instead.
+        CallBroken: the connection or the server failed midway: what was computed has to be paid for.
+        UsageError: no call can succeed (wrong key, endpoint down): the run is over.
         BackendError: anything else that went wrong.
     """
 

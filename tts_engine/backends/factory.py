@@ -37,8 +37,38 @@ def replay(model: str, journal: str, recorded: str | None = None) -> Backend:
     return ReplayBackend(Path(journal), recorded or model)
 
 
+def openai(model: str, **options: Any) -> Backend:  # noqa: ANN401
+    """A model of an OpenAI-compatible server; `options` are those of `openai_options.Options`."""
+    try:
+        from tts_engine.backends.openai import OpenAIBackend
+    except ImportError as error:
+        raise ConfigError(f"the openai backend needs {error.name}: pip install 'tts-engine[openai]'") from None
+    return OpenAIBackend(model, **options)
+
+
+def pooling(model: str, **options: Any) -> Backend:  # noqa: ANN401
+    """A reward model of a vLLM server (`/pooling`, `/classify`); `options` are those of `PoolingBackend`."""
+    try:
+        from tts_engine.backends.pooling import PoolingBackend
+    except ImportError as error:
+        raise ConfigError(f"the pooling backend needs {error.name}: pip install 'tts-engine[openai]'") from None
+    return PoolingBackend(model, **options)
+
+
+def vllm(model: str, **options: Any) -> Backend:  # noqa: ANN401
+    """A vLLM engine in this process; `options` are those of `VLLMBackend`."""
+    try:
+        import vllm as _  # noqa: F401
+
+        from tts_engine.backends.vllm import VLLMBackend
+    except ImportError as error:
+        raise ConfigError(f"the vllm backend needs {error.name}: pip install 'tts-engine[vllm]'") from None
+    folder = embedded_path(model) if model.startswith(EMBEDDED) else model
+    return VLLMBackend(str(folder), name=model, **options)
+
+
 BACKENDS: Mapping[str, Callable[..., Backend]] = MappingProxyType(
-    {"local": local, "simulated": simulated, "replay": replay}
+    {"local": local, "openai": openai, "pooling": pooling, "simulated": simulated, "replay": replay, "vllm": vllm}
 )
 
 

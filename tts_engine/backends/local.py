@@ -9,32 +9,33 @@ move a draw that is closer to a border than that. On a GPU nothing of the kind i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import threading
 import time
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tts_engine.backends.base import ModelInfo
+from tts_engine.backends.base import CallCancelled, ModelInfo
 from tts_engine.backends.local_attention import PAGE
 from tts_engine.backends.local_calls import Call
 from tts_engine.backends.local_engine import Engine, Result
 from tts_engine.backends.local_model import (
     Weights,
-    count_parameters,
     fingerprint,
     load,
     pick_device,
     pick_dtype,
     read_config,
-    shape_of,
 )
 from tts_engine.backends.local_slots import pages_for
 from tts_engine.backends.local_text import Encoder, Recent, Stops, token_bytes
+from tts_engine.backends.shapes import count_parameters, shape_of
 from tts_engine.errors import BackendError, ConfigError, ContextExceeded, DataError
 from tts_engine.types import Completion, Prompt, Request, Usage
 
@@ -138,12 +139,13 @@ class LocalBackend:
         call = self._call(request)
         self._engine.submit(call)
         try:
-            completion = await call.future
+            result = await call.future
         except asyncio.CancelledError:
-            self._abandon(call)
-            raise
-        self._usage += completion.usage
-        return completion
+            raise CallCancelled(await self._abandon(call)) from None
+        if isinstance(result, Exception):
+            raise result
+        self._usage += result.usage
+        return result
 
     def count_tokens(self, prompt: Prompt) -> int:
         """Number of tokens of a prompt, exactly."""
@@ -152,8 +154,8 @@ class LocalBackend:
     def counters(self) -> dict[str, float]:
         """What this backend did so far.
 
-        `prompt`, `cached`, `completion` and `calls` add up the usages of the completions that were returned;
-        `cancelled` counts tokens generated for calls that were cancelled; `steps` and `busy_seconds` are the engine's.
+        `prompt`, `cached`, `completion`, `cancelled` and `calls` add up the usages of all calls, cancelled ones
+        included; `drawn` (tokens sampled), `steps` and `busy_seconds` are the engine's own.
         """
         usage, engine = self._usage, self._engine
         return {
@@ -162,6 +164,7 @@ class LocalBackend:
             "completion": usage.completion,
             "cancelled": usage.cancelled,
             "calls": usage.calls,
+            "drawn": engine.drawn,
             "steps": engine.steps,
             "busy_seconds": engine.busy,
         }
@@ -193,28 +196,33 @@ class LocalBackend:
             prompt=len(tokens),
         )
 
-    def _abandon(self, call: Call) -> None:
-        """The caller is gone: count a result that was just delivered as thrown away, else stop the engine's work."""
-        if call.future.done() and not call.future.cancelled():
-            if call.future.exception() is None:
-                self._count_lost(call.future.result())
-        else:
+    async def _abandon(self, call: Call) -> Usage:
+        """The caller is gone: stop the engine's work, wait for its last step on it, count what it had computed."""
+        if call.ended is None:
+            call.future = asyncio.get_running_loop().create_future()  # its last result comes here
             call.cancelled = True
             self._engine.submit(call)
+            await _until_done(call.future)
+        if not isinstance(call.ended, Completion):
+            return Usage()
+        usage = call.ended.usage
+        lost = replace(usage, completion=0, cancelled=usage.completion + usage.cancelled)
+        self._usage += lost
+        return lost
 
     def _deliver(self, results: list[Result]) -> None:
         """Runs in the event loop."""
         for call, result in results:
-            if call.future.cancelled():
-                if isinstance(result, Completion):
-                    self._count_lost(result)
-            elif isinstance(result, Completion):
+            call.ended = result
+            if not call.future.done():  # else it was cancelled a moment ago; its caller sees what it cost
                 call.future.set_result(result)
-            else:
-                call.future.set_exception(result)
 
-    def _count_lost(self, completion: Completion) -> None:
-        self._usage += Usage(cancelled=completion.tokens)
+
+async def _until_done(future: asyncio.Future[Completion | Exception]) -> None:
+    """Wait, whoever cancels meanwhile: the engine ends every call within a step, also when it fails or closes."""
+    while not future.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait([future])
 
 
 def resolve(model: str | Path) -> Path:

@@ -24,7 +24,7 @@ class Call:
     seed: int
     priority: int
     limit: int
-    future: asyncio.Future[Completion]
+    future: asyncio.Future[Completion | Exception]
     sent: float
     prompt: int
     hashes: list[int] = field(default_factory=list)
@@ -32,6 +32,7 @@ class Call:
     cached: int = 0
     logprobs: list[TokenLogprob] = field(default_factory=list)
     cancelled: bool = False
+    ended: Completion | Exception | None = None
 
     @property
     def detailed(self) -> bool:

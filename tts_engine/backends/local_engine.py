@@ -82,6 +82,7 @@ class Engine:
         self._closing = False
         self._done: list[Result] = []
         self.steps = 0
+        self.drawn = 0
         self.busy = 0.0
 
     # What the event loop calls
@@ -139,7 +140,8 @@ class Engine:
                 heapq.heappush(self._waiting, (call.priority, self._arrived, call))
             elif self._calls.get(call.slot) is call:
                 self._end(call, Finish.ABORTED)
-            # a cancelled call that still waits is dropped when its turn comes
+            elif call.slot < 0:  # it never ran; when its turn comes it is dropped
+                self._done.append((call, Completion(text="", tokens=0, finish=Finish.ABORTED)))
 
     def _step(self) -> None:
         self._admit()
@@ -257,6 +259,7 @@ class Engine:
         for slot, token in zip(slots.tolist(), drawn.tolist(), strict=True):
             self._slots.tokens[slot].append(token)
         self._slots.length[slots] += 1
+        self.drawn += len(slots)
         self._rows.last[slots] = drawn
         self._rows.score[slots] += scores
 
@@ -322,7 +325,7 @@ class Engine:
             data = data[: len(data) - before_end] + (stop.encode() if call.sampling.include_stop else b"")
         n, lost = len(generated), finish is Finish.ABORTED
         usage = Usage(
-            prompt=call.prompt,
+            prompt=min(call.prompt, int(self._slots.computed[call.slot])) if lost else call.prompt,
             cached=call.cached,
             completion=0 if lost else n,
             cancelled=n if lost else 0,

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
-from tts_engine.backends.base import ModelShape
 from tts_engine.backends.local_attention import PAGE, paged_attention
+from tts_engine.backends.local_heads import head_names, step_head
+from tts_engine.backends.shapes import shape_of
 from tts_engine.errors import DataError
 
 SMALL_HEAD = 1 << 23
@@ -80,41 +81,6 @@ def read_config(folder: Path) -> Any:  # noqa: ANN401 - transformers' config cla
         raise DataError(f"{str(folder)!r} has a config.json that cannot be read: {_first_line(error)}") from error
 
 
-def shape_of(config: Any, parameters: int) -> ModelShape:  # noqa: ANN401
-    """The sizes the cost model needs."""
-    text = config.get_text_config()
-    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    kv_heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    mlp = getattr(text, "intermediate_size", None) or getattr(text, "n_inner", None) or 4 * text.hidden_size
-    activation = str(getattr(text, "hidden_act", None) or getattr(text, "activation_function", ""))
-    return ModelShape(
-        layers=text.num_hidden_layers,
-        width=text.hidden_size,
-        mlp=mlp,
-        vocabulary=text.vocab_size,
-        kv_width=kv_heads * head_dim,
-        gated=activation in {"silu", "swish"} or text.model_type.startswith("gemma"),
-        parameters=parameters,
-    )
-
-
-def count_parameters(folder: Path) -> int:
-    """Number of weights, from the headers of the safetensors files."""
-    total = 0
-    for path in folder.glob("*.safetensors"):
-        with path.open("rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        total += sum(_product(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
-    return total
-
-
-def _product(shape: list[int]) -> int:
-    out = 1
-    for size in shape:
-        out *= size
-    return out
-
-
 def fingerprint(folder: Path) -> str:
     """32 hex digits over the contents of weights, tokenizer and configuration."""
     digest = hashlib.blake2b(digest_size=16)
@@ -159,8 +125,10 @@ def load(folder: Path, device: torch.device, dtype: torch.dtype) -> Weights:
         DataError: transformers cannot load the folder, or its attention cannot run on a paged cache.
     """
     with _LOADING:
-        progress = logging.is_progress_bar_enabled()
+        progress, loudness = logging.is_progress_bar_enabled(), logging.get_verbosity()
         logging.disable_progress_bar()
+        if head_names(folder):
+            logging.set_verbosity_error()  # that the output layer is missing is as it should be
         try:
             options = {"trust_remote_code": False, "local_files_only": True}
             tokenizer = AutoTokenizer.from_pretrained(folder, **options)
@@ -170,6 +138,7 @@ def load(folder: Path, device: torch.device, dtype: torch.dtype) -> Weights:
         except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
             raise DataError(f"cannot load the model in {str(folder)!r}: {_first_line(error)}") from error
         finally:
+            logging.set_verbosity(loudness)
             if progress:
                 logging.enable_progress_bar()
         module = cast(nn.Module, model).eval().requires_grad_(False).to(device)
@@ -182,7 +151,10 @@ def _weights(folder: Path, model: Any, tokenizer: Any, dtype: torch.dtype) -> We
         raise DataError(f"{str(folder)!r}: {type(model).__name__} has its own attention; use the vllm backend")
     shape = shape_of(model.config, 0)
     head = model.get_output_embeddings()
-    if isinstance(head, nn.Linear) and head.weight.numel() <= SMALL_HEAD and dtype != torch.float32:
+    judging = step_head(folder, tokenizer, text.vocab_size)
+    if judging is not None:
+        model.set_output_embeddings(judging.to(model.device))
+    elif isinstance(head, nn.Linear) and head.weight.numel() <= SMALL_HEAD and dtype != torch.float32:
         model.set_output_embeddings(_Head(head))
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     ends = [tokenizer.eos_token_id, text.eos_token_id, model.generation_config.eos_token_id]

@@ -40,7 +40,7 @@ class Encoder:
     """Encodes prompts; conversations that grow turn by turn cost only their new turn.
 
     The text is the chat template's rendering (the contents joined by blank lines, after the tokenizer's own beginning,
-    when there is no template); each continuation segment is encoded on its own. Text between added tokens is encoded
+    when there is no template; without any message that beginning alone); each continuation segment is encoded on its own. Text between added tokens is encoded
     by itself and remembered, where the tokenizer gives the same tokens that way (byte-level BPE).
     """
 
@@ -60,6 +60,8 @@ class Encoder:
 
     def _conversation(self, key: tuple[tuple[Message, ...], bool]) -> list[int]:
         messages, generation_prompt = key
+        if not messages:  # plain text to continue
+            return list(self._tokenizer("")["input_ids"])
         if not self._tokenizer.chat_template:
             text = "\n\n".join(message.content for message in messages)
             return list(self._tokenizer(text)["input_ids"])

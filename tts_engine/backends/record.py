@@ -19,7 +19,9 @@ VERSION = 1
 """Format version; a file of another one is refused."""
 
 SQLValue = str | bytes | int | float | None
-USAGE = tuple(f.name for f in fields(Usage))
+_ZERO = {f.name: f.default for f in fields(Usage) if f.name != "wasted"}
+USAGE = tuple(_ZERO)
+"""What a delivered completion took; none of it is wasted yet."""
 ANSWER = ("text", "tokens", "finish", "stop", "mean_logprob", "logprobs", *USAGE)
 """Columns that a completion is restored from."""
 CALL = ("id", "problem", "role", "model", "key", "prompt_id", "prompt_text", *ANSWER)
@@ -31,7 +33,7 @@ CREATE TABLE calls (
     id BLOB PRIMARY KEY, problem TEXT NOT NULL, role TEXT NOT NULL, model TEXT NOT NULL, key TEXT NOT NULL,
     prompt_id BLOB NOT NULL, prompt_text TEXT,
     text TEXT NOT NULL, tokens INTEGER NOT NULL, finish TEXT NOT NULL, stop TEXT, mean_logprob REAL, logprobs TEXT,
-    {", ".join(f"{f.name} {'INTEGER' if f.type == 'int' else 'REAL'} NOT NULL" for f in fields(Usage))}
+    {", ".join(f"{name} {'REAL' if type(value) is float else 'INTEGER'} NOT NULL" for name, value in _ZERO.items())}
 );
 CREATE TABLE code (id BLOB PRIMARY KEY, code TEXT NOT NULL, output TEXT NOT NULL, ok INTEGER NOT NULL, seconds REAL);
 CREATE TABLE outcomes (problem TEXT PRIMARY KEY, position INTEGER NOT NULL, payload TEXT NOT NULL) WITHOUT ROWID;

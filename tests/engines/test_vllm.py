@@ -1,0 +1,123 @@
+"""The vLLM backend against the local one, on the embedded models. Collected where vLLM is installed: .ci/engines."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from tts_engine import Engine
+from tts_engine.backends.base import Backend, CallCancelled
+from tts_engine.backends.factory import make_backend
+from tts_engine.errors import BackendError, ContextExceeded, DataError
+from tts_engine.problems import load_problems
+from tts_engine.types import Finish, Key, Message, Prompt, Request, Role, Sampling
+
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(600)]
+OPTIONS = {"slots": 64, "engine": {"block_size": 32}}
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def served() -> AsyncIterator[tuple[Backend, Backend]]:
+    there, here = make_backend("vllm", "embedded:policy", OPTIONS), make_backend("local", "embedded:policy", {})
+    async with there, here:
+        yield there, here
+
+
+def ask(text: str, seed: int = 0, **sampling: object) -> Request:
+    prompt = Prompt(messages=(Message(role="user", content=text),))
+    return Request(
+        role=Role.GENERATE,
+        model="embedded:policy",
+        prompt=prompt,
+        sampling=Sampling(**{"max_tokens": 200, **sampling}),  # type: ignore[arg-type]
+        key=Key(seed),
+    )
+
+
+def problems(count: int) -> list[str]:
+    return [problem.prompt for problem in load_problems("arith-dev")[:count]]
+
+
+async def test_greedy_text_is_the_local_backends(served: tuple[Backend, Backend]) -> None:
+    there, here = served
+    requests = [ask(text, temperature=0.0) for text in problems(24)]
+    ours = await asyncio.gather(*map(there.complete, requests))
+    theirs = await asyncio.gather(*map(here.complete, requests))
+    same = [a.text == b.text for a, b in zip(ours, theirs, strict=True)]
+    assert sum(same) >= 20  # bf16 rounds near-ties differently
+    for a, b, equal in zip(ours, theirs, same, strict=True):
+        assert a.finish is b.finish is Finish.EOS
+        assert a.usage.prompt == b.usage.prompt
+        if equal:
+            assert a.tokens == b.tokens
+            assert a.mean_logprob == pytest.approx(b.mean_logprob, abs=0.02)
+
+
+async def test_seeds_repeat_whatever_runs_beside(served: tuple[Backend, Backend]) -> None:
+    there, _ = served
+    text = problems(1)[0]
+    alone = [(await there.complete(ask(text, seed))).text for seed in range(4)]
+    crowd = await asyncio.gather(*(there.complete(ask(text, seed)) for seed in range(32)))
+    assert sum(a == b.text for a, b in zip(alone, crowd, strict=False)) >= 3
+    assert len({completion.text for completion in crowd}) > 1
+
+
+async def test_stops_and_watched_tokens(served: tuple[Backend, Backend]) -> None:
+    there, _ = served
+    said = await there.complete(ask(problems(1)[0], stop=("Step 2",), include_stop=True, watch=("Yes", "No")))
+    assert (said.finish, said.stop) == (Finish.STOP, "Step 2")
+    assert said.text.endswith("Step 2")
+    assert len(said.logprobs) == said.tokens
+    assert all({"Yes", "No"} <= set(entry.alternatives) for entry in said.logprobs)
+    assert all(entry.logprob <= 0 and not math.isnan(entry.logprob) for entry in said.logprobs)
+
+
+async def test_a_cancelled_call_says_what_it_cost(served: tuple[Backend, Backend]) -> None:
+    there, _ = served
+    task = asyncio.create_task(there.complete(ask(problems(1)[0], max_tokens=900, temperature=5.0)))
+    await asyncio.sleep(0.1)
+    task.cancel()
+    with pytest.raises(CallCancelled) as stopped:
+        await task
+    assert stopped.value.usage.calls == 1
+    assert 0 <= stopped.value.usage.cancelled < 900
+
+
+async def test_a_shared_beginning_is_computed_once(served: tuple[Backend, Backend]) -> None:
+    there, _ = served
+    text = " ".join(problems(8))
+    first = await there.complete(ask(text, max_tokens=1))
+    second = await there.complete(ask(text, seed=1, max_tokens=1))
+    assert second.usage.cached >= first.usage.prompt - 64
+
+
+async def test_what_cannot_be_asked(served: tuple[Backend, Backend]) -> None:
+    there, _ = served
+    with pytest.raises(ContextExceeded, match="takes 1024"):
+        await there.complete(ask("how many " * 800))
+    with pytest.raises(BackendError, match="at least one token"):
+        await there.complete(ask("1+1", max_tokens=0))
+    with pytest.raises(BackendError, match="not one"):
+        await there.complete(ask("1+1", watch=("forty-two apples",)))
+
+
+async def test_a_verified_search_over_two_engines(served: tuple[Backend, Backend]) -> None:
+    config = {
+        "policy": {"backend": "vllm", "options": OPTIONS},
+        "verifier": {"backend": "vllm", "samples": 2, "options": OPTIONS},
+        "strategy": {"name": "beam", "n": 4, "width": 2},
+    }
+    async with Engine.from_config(config) as engine:
+        outcomes = [outcome async for outcome in engine.run(load_problems("arith-dev")[:8])]
+    assert sum(outcome.answer is not None for outcome in outcomes) == 8
+    assert sum(bool(outcome.correct) for outcome in outcomes) >= 3
+    assert not any(outcome.failures for outcome in outcomes)
+
+
+async def test_a_folder_that_is_no_model(tmp_path_factory: pytest.TempPathFactory) -> None:
+    with pytest.raises(DataError, match=r"config\.json"):
+        make_backend("vllm", str(tmp_path_factory.mktemp("empty")), {})

@@ -1,0 +1,266 @@
+"""A model in a vLLM engine inside this process: prefix caching, priorities, seeds, abort on cancel.
+
+Written against what vLLM 0.26 and 0.32 share. Prompts go to the engine as token ids, encoded segment by segment like
+those of the local backend, so a turn that is generated in several calls finds its keys and values in the cache.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import time
+from collections.abc import Mapping
+from contextlib import nullcontext
+from functools import cached_property
+from typing import Any
+
+from tts_engine.backends.base import CallCancelled, ModelInfo
+from tts_engine.backends.local import resolve
+from tts_engine.backends.local_model import fingerprint, read_config
+from tts_engine.backends.local_text import Encoder, Recent
+from tts_engine.backends.shapes import count_parameters, shape_of
+from tts_engine.backends.vllm_engine import ENGINES, Spec
+from tts_engine.errors import BackendError, ConfigError, ContextExceeded, EndpointDown
+from tts_engine.types import Completion, Finish, Prompt, Request, Sampling, TokenLogprob, Usage
+
+MOST_SEED = 2**63
+FINISHES = {"length": Finish.LENGTH, "abort": Finish.ABORTED}
+
+
+class VLLMBackend:
+    """Serves one model, or a LoRA adapter on it; see `tts_engine.backends.base.Backend`.
+
+    Backends with the same model and the same options share one engine, its memory and its scheduler: the policy and a
+    verifier that is a LoRA adapter on it, or the same model in both roles. Different models on one GPU divide its
+    memory by their needs, or take turns (`sleep`).
+
+    Args:
+        model: folder with config.json, *.safetensors and a tokenizer, or the name of a model in the hub.
+        name: how requests name the model; the folder's name by default.
+        lora: folder of a LoRA adapter (peft) that this backend's requests use.
+        dtype: `bfloat16`, `float16`, `float32`.
+        context: most tokens of prompt and completion; the model's own by default.
+        slots: sequences that run at once.
+        memory: share of the GPU for this engine, 0 to 1; by default divided by need.
+        sleep: this engine may be laid to rest while another one with `sleep` runs.
+        trust_remote_code: run Python code that comes with the model.
+        engine: further arguments of vLLM's AsyncEngineArgs (`tensor_parallel_size`, `quantization`, ...).
+
+    Raises:
+        DataError: the folder holds no usable model. ConfigError: an argument makes no sense, or vLLM is missing.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        name: str | None = None,
+        lora: str | None = None,
+        dtype: str = "bfloat16",
+        context: int | None = None,
+        slots: int = 256,
+        memory: float | None = None,
+        sleep: bool = False,
+        trust_remote_code: bool = False,
+        engine: Mapping[str, Any] | None = None,
+    ) -> None:
+        if slots < 1 or (context is not None and context < 2) or not 0 < (memory or 1) <= 1:
+            raise ConfigError("slots must be at least 1, context at least 2, memory a share above 0 and at most 1")
+        self.folder = resolve(model)
+        config = read_config(self.folder)
+        own = getattr(config.get_text_config(), "max_position_embeddings", None) or 4096
+        self._name = name or self.folder.name
+        self._context = min(context or own, own)
+        self._lora = lora
+        spec = Spec(
+            folder=self.folder,
+            dtype=dtype,
+            context=self._context,
+            slots=slots,
+            sleep=sleep,
+            trust_remote_code=trust_remote_code,
+            share=memory,
+            args=json.dumps(dict(engine or {}), sort_keys=True),
+        )
+        self._shared = ENGINES.get(spec, shape_of(config, count_parameters(self.folder)))
+        self._number = self._shared.adapter(lora) if lora else 0
+        self._usage = Usage()
+        self._requests = itertools.count()
+        self._engine: Any = None
+
+    @cached_property
+    def info(self) -> ModelInfo:
+        """Name, sizes and fingerprint (of the adapter too), read from the files."""
+        print_ = fingerprint(self.folder) + (fingerprint(resolve(self._lora)) if self._lora else "")
+        return ModelInfo(name=self._name, context=self._context, shape=self._shared.shape, fingerprint=print_)
+
+    async def __aenter__(self) -> VLLMBackend:
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(self.folder, trust_remote_code=self._shared.spec.trust_remote_code)
+        self._tokenizer: Any = tokenizer
+        self._encoder = Encoder(tokenizer)
+        self._watches = Recent(self._watched, 256)
+        try:
+            self._engine = await ENGINES.enter(self._shared)
+        except BaseException:
+            ENGINES.drop(self._shared)
+            raise
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._engine = None
+        await ENGINES.leave(self._shared)
+
+    def count_tokens(self, prompt: Prompt) -> int:
+        """Number of tokens of a prompt, exactly."""
+        return len(self._encoder.prompt(prompt))
+
+    def counters(self) -> dict[str, float]:
+        """What this backend did so far: tokens by kind, calls, and how often engines took turns."""
+        usage = self._usage
+        names = ("prompt", "cached", "completion", "cancelled", "calls")
+        return {name: getattr(usage, name) for name in names} | {"switches": ENGINES.turns.switches}
+
+    async def complete(self, request: Request) -> Completion:
+        """Answer a request; see `Backend.complete`."""
+        if self._engine is None:
+            raise BackendError(f"the backend of {self._name} is not open: use it inside `async with`")
+        tokens = self._tokens(request)
+        sent = time.perf_counter()
+        async with self._turn():
+            output = await self._run(request, tokens)
+        completion = self._completion(request.sampling, output, len(tokens), time.perf_counter() - sent)
+        self._usage += completion.usage
+        return completion
+
+    def _turn(self) -> contextlib.AbstractAsyncContextManager[None]:
+        return ENGINES.turns.use(self.folder.name) if self._shared.spec.sleep else nullcontext()
+
+    def _tokens(self, request: Request) -> list[int]:
+        if request.sampling.max_tokens < 1:
+            raise BackendError(f"max_tokens is {request.sampling.max_tokens}: ask for at least one token")
+        tokens = self._encoder.prompt(request.prompt)
+        if len(tokens) >= self._context:
+            raise ContextExceeded(
+                f"the prompt has {len(tokens)} tokens; {self._name} takes {self._context} of prompt and completion"
+            )
+        if not tokens:
+            raise BackendError("the prompt is empty: nothing to continue")
+        return tokens
+
+    async def _run(self, request: Request, tokens: list[int]) -> Any:  # noqa: ANN401 - vLLM's RequestOutput
+        """The finished output. A cancellation aborts the request and is raised again with what it had computed."""
+        number = f"{self._name}-{next(self._requests)}"
+        work = asyncio.ensure_future(self._last(request, tokens, number))
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            await self._engine.abort(number)
+            usage = await self._lost(work, len(tokens))
+            self._usage += usage
+            raise CallCancelled(usage) from None
+
+    async def _last(self, request: Request, tokens: list[int], number: str) -> Any:  # noqa: ANN401
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        options = {"priority": request.priority, "lora_request": self._adapter()}
+        params, prompt = self._params(request, len(tokens)), {"prompt_token_ids": tokens}
+        try:
+            outputs = [one async for one in self._engine.generate(prompt, params, number, **options)]
+        except EngineDeadError as error:
+            raise EndpointDown(f"the vLLM engine of {self._name} died: see its log, then resume the run") from error
+        except (ValueError, RuntimeError) as error:
+            raise BackendError(f"vLLM refused a call of {self._name}: {error}") from error
+        if not outputs:
+            raise BackendError(f"vLLM gave no output for a call of {self._name}")
+        return outputs[-1]
+
+    async def _lost(self, work: asyncio.Future[Any], prompt: int) -> Usage:
+        """What an aborted request had computed."""
+        try:
+            output = await work
+        except (BackendError, asyncio.CancelledError):
+            return Usage(calls=1)
+        generated = len(output.outputs[0].token_ids) if output.outputs else 0
+        if not generated:  # it may never have been scheduled
+            return Usage(calls=1)
+        return Usage(prompt=prompt, cached=output.num_cached_tokens or 0, cancelled=generated, calls=1)
+
+    def _adapter(self) -> Any:  # noqa: ANN401
+        if self._lora is None:
+            return None
+        from vllm.lora.request import LoRARequest
+
+        return LoRARequest(f"adapter-{self._number}", self._number, str(resolve(self._lora)))
+
+    def _params(self, request: Request, prompt: int) -> Any:  # noqa: ANN401
+        from vllm.sampling_params import RequestOutputKind, SamplingParams
+
+        sampling = request.sampling
+        watch = [token for _, token in self._watches(sampling.watch)]
+        details: dict[str, Any] = {"logprobs": sampling.logprobs}
+        if watch and sampling.logprobs == 0 and "logprob_token_ids" in SamplingParams.__struct_fields__:
+            details = {"logprob_token_ids": watch}
+        elif watch:
+            details = {"logprobs": max(sampling.logprobs, 20)}
+        return SamplingParams(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            seed=request.key.int() % MOST_SEED,
+            stop=list(sampling.stop) or None,
+            include_stop_str_in_output=sampling.include_stop,
+            max_tokens=min(sampling.max_tokens, self._context - prompt),
+            output_kind=RequestOutputKind.FINAL_ONLY,
+            spaces_between_special_tokens=False,
+            **details,
+        )
+
+    def _watched(self, texts: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
+        """The token of each watched string."""
+        pairs = []
+        for text in texts:
+            ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+            if len(ids) != 1:
+                raise BackendError(f"cannot watch {text!r}: it is {len(ids)} tokens in this vocabulary, not one")
+            pairs.append((text, int(ids[0])))
+        return tuple(pairs)
+
+    def _completion(self, sampling: Sampling, output: Any, prompt: int, seconds: float) -> Completion:  # noqa: ANN401
+        said = output.outputs[0]
+        count = len(said.token_ids)
+        stop = said.stop_reason if isinstance(said.stop_reason, str) else None
+        finish = Finish.STOP if stop is not None else FINISHES.get(said.finish_reason, Finish.EOS)
+        return Completion(
+            text=said.text,
+            tokens=count,
+            finish=finish,
+            stop=stop,
+            logprobs=self._logprobs(sampling, said) if sampling.watch or sampling.logprobs else (),
+            mean_logprob=_mean(said),
+            usage=Usage(
+                prompt=prompt, cached=output.num_cached_tokens or 0, completion=count, calls=1, seconds=seconds
+            ),
+        )
+
+    def _logprobs(self, sampling: Sampling, said: Any) -> tuple[TokenLogprob, ...]:  # noqa: ANN401
+        watch = self._watches(sampling.watch)
+        entries = []
+        for token, table in zip(said.token_ids, said.logprobs or (), strict=False):
+            ranked = sorted(table.items(), key=lambda item: -item[1].logprob)[: sampling.logprobs]
+            others = {value.decoded_token or "": value.logprob for _, value in ranked}
+            others |= {text: table[number].logprob for text, number in watch if number in table}
+            entries.append(
+                TokenLogprob(text=table[token].decoded_token or "", logprob=table[token].logprob, alternatives=others)
+            )
+        return tuple(entries)
+
+
+def _mean(said: Any) -> float:  # noqa: ANN401
+    """Mean logprob of the drawn tokens."""
+    tables = said.logprobs or ()
+    found = [table[token].logprob for token, table in zip(said.token_ids, tables, strict=False) if token in table]
+    return sum(found) / len(found) if found else float("nan")
