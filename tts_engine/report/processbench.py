@@ -90,7 +90,7 @@ def _verdict_record(verdict: Verdict, steps: int) -> Record:
 
 
 def localisation(labels: Sequence[int], predictions: Sequence[int | None], seed: int = 0) -> Record:
-    """err-acc, corr-acc and F1 with 95 % intervals: Wilson's for the shares, a stratified bootstrap for F1.
+    """err-acc, corr-acc and F1 with 95 % intervals: Wilson's for the shares, from Jeffreys' posteriors for F1.
 
     Args:
         labels, predictions: one for each item; None is a missing or unparseable prediction.
@@ -125,13 +125,14 @@ def f1(err_acc: float, corr_acc: float) -> float:
 
 
 def _f1_interval(err: int, n_err: int, corr: int, n_corr: int, seed: int) -> Interval:
-    """Items are resampled within each group; what a resample hits is binomial."""
+    """Both shares are drawn from their posteriors under Jeffreys' prior: unlike a bootstrap, these do not take 50 of
+    50 for certainty."""
     random = np.random.default_rng(seed)
-    a = random.binomial(n_err, err / n_err, RESAMPLES) / n_err
-    b = random.binomial(n_corr, corr / n_corr, RESAMPLES) / n_corr
-    total = a + b
-    low, high = np.quantile(np.divide(2 * a * b, total, out=np.zeros_like(a), where=total > 0), [0.025, 0.975])
-    return Interval(value=f1(err / n_err, corr / n_corr), low=float(low), high=float(high))
+    a = random.beta(err + 0.5, n_err - err + 0.5, RESAMPLES)
+    b = random.beta(corr + 0.5, n_corr - corr + 0.5, RESAMPLES)
+    low, high = np.quantile(2 * a * b / (a + b), [0.025, 0.975])
+    value = f1(err / n_err, corr / n_corr)
+    return Interval(value=value, low=min(float(low), value), high=max(float(high), value))
 
 
 def summarize(records: Sequence[Record], samples: Sequence[int], seed: int = 0) -> Record:

@@ -61,6 +61,7 @@ def outcome_record(outcome: Outcome) -> Record:
         "failures": [
             {"where": f.where, "error": f.error, "message": f.message, "key": f.key} for f in outcome.failures
         ],
+        "retries": dict(outcome.retries),
         "seconds": outcome.seconds,
     }
     return record | {key: value for key, value in outcome.problem.meta.items() if key not in record}
@@ -117,6 +118,7 @@ def summarize(outcomes: Sequence[Outcome], baseline: Sequence[Outcome] = (), see
         "flops_per_problem": total.flops / max(len(outcomes), 1),
         "invalid_verdicts": invalid_share(outcomes),
         "failures": dict(Counter(failure.where for outcome in outcomes for failure in outcome.failures)),
+        "retries": dict(sum((Counter(outcome.retries) for outcome in outcomes), Counter[str]())),
         "stop_reasons": dict(Counter(stop_kind(outcome.stop_reason) for outcome in outcomes)),
     }
     if graded:

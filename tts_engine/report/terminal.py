@@ -110,6 +110,8 @@ def _notes(summary: Mapping[str, Any]) -> Iterator[Text]:
     yield Text(f"stopped: {_counts(summary['stop_reasons'])}")
     if summary["failures"]:
         yield Text(f"failures: {_counts(summary['failures'])}", style="red")
+    if summary.get("retries"):
+        yield Text(f"model calls made again: {_counts(summary['retries'])}", style="yellow")
 
 
 def _headline(outcome: Outcome) -> RenderableType:
@@ -177,6 +179,8 @@ def _votes(outcome: Outcome) -> Iterator[RenderableType]:
 def _failures(outcome: Outcome) -> Iterator[RenderableType]:
     if outcome.stop_reason != "finished":
         yield Text(f"stopped: {outcome.stop_reason}", style="yellow")
+    if outcome.retries:
+        yield Text(f"model calls made again: {_counts(outcome.retries)}", style="yellow")
     places: dict[str, list[str]] = {}
     for failure in outcome.failures:
         places.setdefault(failure.where, []).append(f"{failure.error}: {failure.message}")

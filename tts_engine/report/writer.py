@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,6 +63,16 @@ class RunFolder:
             (self.path / name).unlink(missing_ok=True)
         self.path.rmdir()
 
+    def has_calls(self) -> bool:
+        """Whether a finished model call was kept: it was paid for."""
+        if not self.journal.is_file():
+            return False
+        with closing(sqlite3.connect(self.journal)) as database:
+            try:
+                return database.execute("SELECT 1 FROM calls LIMIT 1").fetchone() is not None
+            except sqlite3.DatabaseError:  # it was never laid
+                return False
+
     def load(self) -> tuple[Config, list[Problem]]:
         """The configuration and the problems of the run.
 
@@ -90,6 +102,11 @@ class RunFolder:
         write_lines(self.path / "outcomes.jsonl", map(outcome_record, outcomes))
         write_lines(self.path / "trees.jsonl", ({"id": o.problem.id, **o.tree} for o in outcomes))
         write_text(self.path / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
+
+    def write_load(self, series: Mapping[str, Any]) -> None:
+        """Write how busy the models were (report/utilisation.py), unless they never were."""
+        if series["roles"]:
+            write_text(self.path / "utilisation.json", json.dumps(series, allow_nan=False) + "\n")
 
 
 def problem_record(problem: Problem) -> dict[str, Any]:

@@ -1,0 +1,243 @@
+"""Measure the adaptive allocator against every static configuration, on recorded draws, and write a table for docs/.
+
+    python benchmarks/allocator.py --fit tts_engine/assets/allocation-embedded.json     # on arith-dev
+    python benchmarks/allocator.py --out docs/budget-results.md                          # on arith-test, 3 seeds
+
+Every problem is drawn N=16 times and every solution judged by K=8 GenPRM chains (journalled below --work). A replay
+then buys from these draws as the strategy `adaptive-allocation` would, with the same planner: a solution costs what it
+took, a vote the turns of its chain that were not paid before. Static configurations (N, K, selector) pay in the same
+way. Solutions are taken in order and, again, starting in the middle. Intervals: paired bootstrap over problems, 95 %.
+The allocation is fitted on arith-dev and never on arith-test.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.progress import Progress, track
+
+from tts_engine import Engine, Outcome
+from tts_engine.allocation import Allocation, load_allocation
+from tts_engine.compute.allocator import Planner
+from tts_engine.compute.calibrating import fit_beliefs, fit_confidence
+from tts_engine.compute.replay import Recording, Solution, Turn, adaptive, answer_records, draw_histories, static
+from tts_engine.judging import votes
+from tts_engine.problems import load_problems
+from tts_engine.types import Judged, Verdict
+
+N, K = 16, 8
+DRAWS = 10_000
+STARTS = (0, N // 2)
+PRICES = (0.06, 0.04, 0.03, 0.024, 0.02, 0.017, 0.014, 0.012, 0.01, 0.007, 0.004, 0.002, 0.001, 0.0004)
+STATIC = [(n, k, how) for n in (1, 2, 3, 4, 6, 8, 12, 16) for k in (0, 1, 2, 4, 8) for how in ("vote", "best", "sure")]
+Array = NDArray[np.float64]
+
+
+async def record(name: str, seed: int, limit: int, work: Path) -> list[Recording]:
+    """The recordings of one seed, from the journal below `work` as far as it goes."""
+    cache = work / f"{name}-{seed}-{limit}.json"
+    if cache.exists():
+        return [load(item) for item in json.loads(cache.read_text())]
+    problems = load_problems(name)[:limit]
+    config = {
+        "strategy": {"name": "best-of-n", "n": N},
+        "verifier": {"name": "genprm", "samples": K},
+        "run": {"seed": seed, "concurrency": 24},
+    }
+    found = {}
+    with Progress() as progress:
+        task = progress.add_task(f"{name}, seed {seed}", total=len(problems))
+        async with Engine.from_config(config, journal=work / f"{name}-{seed}.sqlite", resume=True) as engine:
+            async for outcome in engine.run(problems):
+                found[outcome.problem.id] = recording(outcome)
+                progress.advance(task)
+    recordings = [found[problem.id] for problem in problems]
+    cache.write_text(json.dumps([dump(item) for item in recordings]))
+    return recordings
+
+
+def recording(outcome: Outcome) -> Recording:
+    """What a replay has to know of an outcome."""
+    texts: dict[str, int] = {}
+    chains: dict[int, list[list[Turn]]] = {}
+    solutions = []
+    for judged in outcome.candidates:
+        candidate = judged.candidate
+        text = texts.setdefault(candidate.text, len(texts))
+        right = candidate.answer is not None and candidate.answer == outcome.problem.answer
+        logprob = candidate.mean_logprob * candidate.usage.completion
+        solutions.append(
+            Solution(candidate.answer, right, text, candidate.usage.flops, candidate.usage.tokens, logprob)
+        )
+        if judged.verdict and text not in chains:
+            chains[text] = turns(judged)
+    return Recording(outcome.problem.id, solutions, chains)
+
+
+def turns(judged: Judged) -> list[list[Turn]]:
+    """Each chain's turns: the prefix they judge (turns on equal prefixes are paid once), their cost, their vote."""
+    assert judged.verdict is not None
+    steps = [step.text for step in judged.candidate.steps]
+    return [
+        [
+            Turn("\n".join(steps[: i + 1]), said.usage.flops, said.usage.tokens, accepts(judged.verdict, number))
+            for i, said in enumerate(chain)
+        ]
+        for number, chain in enumerate(judged.verdict.samples)
+    ]
+
+
+def accepts(verdict: Verdict, number: int) -> bool:
+    """Whether a sample says yes; an unparseable one does not."""
+    return votes(replace(verdict, samples=verdict.samples[number : number + 1]))[0] == 1
+
+
+def dump(item: Recording) -> Any:  # noqa: ANN401
+    return [item.problem, [list(s) for s in item.solutions], {str(t): c for t, c in item.chains.items()}]
+
+
+def load(data: Any) -> Recording:  # noqa: ANN401
+    problem, solutions, chains = data
+    loaded = {int(text): [[Turn(*turn) for turn in chain] for chain in found] for text, found in chains.items()}
+    return Recording(problem, [Solution(*solution) for solution in solutions], loaded)
+
+
+def fit(recordings: Sequence[Recording], levels: int, source: str) -> Allocation:
+    """Beliefs and the cost at each price."""
+    beliefs = fit_beliefs([answer_records(item) for item in recordings])
+    beliefs = fit_confidence(beliefs, [draw_histories(item) for item in recordings], levels)
+    tokens = float(np.mean([solution.tokens for item in recordings for solution in item.solutions]))
+    flops = float(np.mean([solution.flops for item in recordings for solution in item.solutions]))
+    curve: list[tuple[float, float]] = []
+    for price in track(PRICES, "prices"):
+        cost = float(replayed(recordings, Planner(beliefs=beliefs, price=price, votes=1, horizon=1))[:, 1].mean())
+        if not curve or cost / flops > curve[-1][1]:
+            curve.append((price, cost / flops))
+    return Allocation.of(beliefs, solution_tokens=tokens, curve=tuple(curve), source=source)
+
+
+def replayed(recordings: Sequence[Recording], planner: Planner) -> Array:
+    """[recordings, 4] right, FLOPs, solutions, votes; the mean over the starts."""
+    return np.array([np.mean([adaptive(item, start, planner) for start in STARTS], axis=0) for item in recordings])
+
+
+def fixed(recordings: Sequence[Recording], n: int, k: int, how: str) -> Array:
+    """[recordings, 2] right and FLOPs of a static configuration."""
+    starts = range(0, N, n) if N % n == 0 else STARTS
+    return np.array([np.mean([static(item, start, n, k, how) for start in starts], axis=0) for item in recordings])
+
+
+class Bootstrap:
+    """Resamples of problems; a problem's seeds stay together."""
+
+    def __init__(self, recordings: Sequence[Recording]) -> None:
+        names = sorted({item.problem for item in recordings})
+        place = {name: i for i, name in enumerate(names)}
+        self._problem = np.array([place[item.problem] for item in recordings])
+        draws = np.random.default_rng(0).integers(len(names), size=(DRAWS, len(names)))
+        self._counts = np.stack([np.bincount(draw, minlength=len(names)) for draw in draws]).astype(float)
+
+    def means(self, statistic: Array) -> Array:
+        """[DRAWS] means of a per-recording statistic."""
+        return (
+            self._counts @ np.bincount(self._problem, weights=statistic) / (self._counts @ np.bincount(self._problem))
+        )
+
+    def interval(self, resampled: Array) -> tuple[float, float]:
+        low, high = np.percentile(resampled, [2.5, 97.5])
+        return float(low), float(high)
+
+
+def report(recordings: Sequence[Recording], allocation: Allocation, seeds: int) -> str:
+    """The table of docs/budget.md."""
+    boot = Bootstrap(recordings)
+    found = {price: replayed(recordings, Planner(beliefs=allocation.beliefs, price=price, votes=1, horizon=1))
+             for price in track(PRICES, "prices")}  # fmt: skip
+    statics = {setting: fixed(recordings, *setting) for setting in STATIC if setting[1] or setting[2] != "best"}
+    problems = len({item.problem for item in recordings})
+    lines = [
+        f"{problems} problems, {seeds} seeds. FLOPs of both models, a problem. 95 % bootstrap intervals over problems.",
+        "",
+        "| price | solutions | votes | MFLOPs | accuracy |",
+        "|---|---|---|---|---|",
+    ]
+    for price, rows in found.items():
+        low, high = boot.interval(100 * boot.means(rows[:, 0]))
+        right, flops, drawn, asked = rows.mean(axis=0)
+        lines.append(
+            f"| {price:g} | {drawn:.1f} | {asked:.1f} | {flops / 1e6:.0f} | {100 * right:.1f} [{low:.1f}, {high:.1f}] |"
+        )
+    usual = {setting: rows for setting, rows in statics.items() if setting[2] != "sure"}
+    lines += ["", *frontier(statics), "", "Against all static configurations:", "", *comparison(boot, found, statics)]
+    lines += ["", "Against those that leave the policy's confidence out:", "", *comparison(boot, found, usual)]
+    return "\n".join(lines)
+
+
+def frontier(statics: dict[tuple[int, int, str], Array]) -> list[str]:
+    """The static configurations that no cheaper one beats."""
+    lines = ["| N | K | selection | MFLOPs | accuracy |", "|---|---|---|---|---|"]
+    best = -1.0
+    for (n, k, how), rows in sorted(statics.items(), key=lambda item: item[1][:, 1].mean()):
+        if rows[:, 0].mean() > best:
+            best = float(rows[:, 0].mean())
+            lines.append(f"| {n} | {k} | {how} | {rows[:, 1].mean() / 1e6:.0f} | {100 * best:.1f} |")
+    return lines
+
+
+def comparison(boot: Bootstrap, found: dict[float, Array], statics: dict[tuple[int, int, str], Array]) -> list[str]:
+    """At each budget: the best static configuration in hindsight, and the cheapest price that reaches its accuracy."""
+    lines = [
+        "| budget, MFLOPs | best static (N, K, selection) | accuracy | adaptive MFLOPs | accuracy | difference |"
+        " share of the FLOPs |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for budget in (500e6, 1000e6, 2000e6, 3000e6, 4000e6):
+        fitting = {s: rows for s, rows in statics.items() if rows[:, 1].mean() <= budget}
+        setting, best = max(fitting.items(), key=lambda item: (item[1][:, 0].mean(), -item[1][:, 1].mean()))
+        reaching = [rows for rows in found.values() if rows[:, 0].mean() >= best[:, 0].mean()]
+        rows = min(reaching or found.values(), key=lambda r: r[:, 1].mean() if reaching else -r[:, 0].mean())
+        gain = boot.interval(100 * boot.means(rows[:, 0] - best[:, 0]))
+        share = boot.interval(boot.means(rows[:, 1]) / boot.means(best[:, 1]))
+        lines.append(
+            f"| {budget / 1e6:.0f} | {', '.join(map(str, setting))}: {best[:, 1].mean() / 1e6:.0f} MFLOPs |"
+            f" {100 * best[:, 0].mean():.1f} | {rows[:, 1].mean() / 1e6:.0f} | {100 * rows[:, 0].mean():.1f} |"
+            f" {100 * (rows[:, 0] - best[:, 0]).mean():.1f} [{gain[0]:.1f}, {gain[1]:.1f}] |"
+            f" {rows[:, 1].mean() / best[:, 1].mean():.2f} [{share[0]:.2f}, {share[1]:.2f}] |"
+        )
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--limit", type=int, default=500, help="problems")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--levels", type=int, default=3, help="levels of the policy's confidence, for --fit")
+    parser.add_argument("--fit", type=Path, metavar="FILE", help="fit an allocation on arith-dev instead")
+    parser.add_argument("--allocation", default="embedded")
+    parser.add_argument("--work", type=Path, default=Path("runs/allocator"), help="journals")
+    parser.add_argument("--out", type=Path, help="where to write the tables (default: print them)")
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    name = "arith-dev" if options.fit else "arith-test"
+    each = [asyncio.run(record(name, seed, options.limit, options.work)) for seed in range(options.seeds)]
+    recordings = [item for found in each for item in found]
+    if options.fit:
+        source = f"{name}, {options.limit} problems x {options.seeds} seeds, best-of-n N={N} K={K}"
+        fit(recordings, options.levels, source).save(options.fit)
+        return
+    text = report(recordings, load_allocation(options.allocation), options.seeds)
+    print(text)
+    if options.out:
+        options.out.write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
