@@ -1,10 +1,10 @@
 """A real model on real problems, on a CPU: write docs/real-model.md.
 
-    python benchmarks/real_model.py --model DIR --dataset gsm8k/test.jsonl --minutes 10    # measure; go on as often as needed
+    python benchmarks/real_model.py --model DIR --dataset gsm8k/test.jsonl --minutes 10    # measure, or go on
     python benchmarks/real_model.py                                                        # the report, without a model
 
-DIR is Qwen2.5-Coder-0.5B-Instruct in Hugging Face format; the backend is vLLM in this process, one engine in both roles.
-Each problem gets N=8 solutions. Every solution is judged once in GenPRM's format (the mode without reasoning: an
+DIR is Qwen2.5-Coder-0.5B-Instruct in Hugging Face format; the backend is vLLM in this process, one engine for both
+roles. Each problem gets N=8 solutions. Every solution is judged once in GenPRM's format (the mode without reasoning: an
 instruct model does not know the tags of the others), and K=4 times by the same model as a judge that grades it. Every
 call is in the journal below --work before it is used, so a measurement can be stopped at any time and goes on where it
 was; what is finished is written to --samples, from which the report is made by exact subsampling
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,7 +46,8 @@ def configuration(model: Path) -> Config:
     options = {"context": 2048, "slots": 64, "engine": {"block_size": 32}}
     policy = {"backend": "vllm", "model": str(model), "options": options, "max_tokens": 448}
     policy |= {"temperature": 0.7, "top_p": 0.8, "top_k": 20}
-    genprm = {"name": "genprm", "backend": "vllm", "model": str(model), "params": {"mode": "direct", "generation_prompt": True}}
+    params = {"mode": "direct", "generation_prompt": True}
+    genprm = {"name": "genprm", "backend": "vllm", "model": str(model), "params": params}
     return Config.build({"policy": policy, "verifier": genprm, "strategy": {"name": "best-of-n", "n": N}})
 
 
@@ -201,9 +201,9 @@ class Report:
                 + ", ".join(f"{stage} {count}" for stage, count in stages.items())
                 + "; the table uses those that all have.",
                 "",
-                "`genprm`: GenPRM's messages in its direct mode, p(Yes) of every step, product over steps; the model was"
-                " never trained on them. `judge`: the model grades a solution from 0 to 10. `best` takes the answer of"
-                " the highest score, `weighted` that with the largest sum of scores; where no judgement is valid,"
+                "`genprm`: GenPRM's messages in its direct mode, p(Yes) of every step, product over steps; the model"
+                " was never trained on them. `judge`: the model grades a solution from 0 to 10. `best` takes the answer"
+                " of the highest score, `weighted` that with the largest sum of scores; where no judgement is valid,"
                 " both are the majority.",
                 "",
             ]

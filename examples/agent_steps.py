@@ -124,16 +124,16 @@ class Tests:
         """Nothing is open."""
 
 
-async def solve(strategy: str, options: Options) -> Outcome:
-    """Run a strategy over the agent and its tests, with 6,000 tokens to spend."""
+async def solve(strategy: str, options: Options, *, seed: int = 0, tokens: int = 6000) -> Outcome:
+    """Run a strategy over the agent and its tests, with so many tokens to spend."""
     with Journal.open(None, {}, resume=False) as journal:
-        calls = Calls(models={}, journal=journal, scope=Scope.root(Budget(tokens=6000), TASK.id), problem=TASK.id)
+        calls = Calls(models={}, journal=journal, scope=Scope.root(Budget(tokens=tokens), TASK.id), problem=TASK.id)
         search = Search(
             TASK,
             policy=Agent(),
             judge=Tests(),
             calls=calls,
-            key=Key(0, (TASK.id,)),
+            key=Key(seed, (TASK.id,)),
             allowance=sum([COST] * MOST_CALLS, Usage()),
             step_allowance=COST,
             cost_ratio=0.0,

@@ -27,6 +27,8 @@ from tts_engine.verifiers.verdicts import make_verdict
 
 TASK = {"error_rate": 0.2}
 collect_ignore = [] if find_spec("vllm") else ["engines"]  # several GB: .ci/engines installs it and runs these
+if not all(map(find_spec, ("dspy", "inspect_ai", "langchain_openai"))):
+    collect_ignore.append("agents")  # large: .ci/agents installs them and runs these
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from tts_engine.calls import Calls
 from tts_engine.errors import UsageError
 from tts_engine.judging import Verifier
-from tts_engine.policy import LanguagePolicy
+from tts_engine.policy import Policy
 from tts_engine.search import Search
 from tts_engine.types import Completion, Failure, Key, Outcome, Place, Problem, Request, Usage
 
@@ -47,7 +47,7 @@ class Job:
 
     problem: Problem
     strategy: Run
-    policy: LanguagePolicy
+    policy: Policy
     verifier: Verifier | None
     key: Key
     whole: Usage

@@ -47,11 +47,7 @@ class Parts:
         Raises:
             UsageError: the configuration names something that does not exist or fit.
         """
-        policy = self._config.policy
-        wanted: dict[str, PolicyConfig | VerifierConfig] = {} if judge_only else {policy.model: policy}
-        for judging in (each for verifier in verifiers for each in with_members(verifier)):
-            if judging.model is not None:
-                wanted.setdefault(judging.model, judging)
+        wanted = wanted_models(None if judge_only else self._config.policy, verifiers)
         made = {name: make_backend(config.backend, name, config.options) for name, config in wanted.items()}
         started = await asyncio.gather(*(stack.enter_async_context(backend) for backend in made.values()))
         limit = self._config.run.in_flight
@@ -82,6 +78,17 @@ class Parts:
         sandbox = SubprocessSandbox(workers=config.workers, limits=limits, unsafe=config.unsafe)
         self.sandbox = await stack.enter_async_context(sandbox)
         return self.sandbox
+
+
+def wanted_models(
+    policy: PolicyConfig | None, verifiers: Sequence[VerifierConfig]
+) -> dict[str, PolicyConfig | VerifierConfig]:
+    """Every model by name, with the section that says what runs it: the first one, where several name it."""
+    wanted: dict[str, PolicyConfig | VerifierConfig] = {} if policy is None else {policy.model: policy}
+    for judging in (each for verifier in verifiers for each in with_members(verifier)):
+        if judging.model is not None:
+            wanted.setdefault(judging.model, judging)
+    return wanted
 
 
 def policy_of(config: PolicyConfig) -> LanguagePolicy:

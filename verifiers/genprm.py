@@ -114,6 +114,8 @@ class GenPRMJudge:
                 raise failed[0]
             if failed:
                 break
+        if not chains:
+            raise BudgetExhausted(calls.scope.name, "no judgement can be paid")
         return chains
 
     def _affordable(self, steps: tuple[str, ...], calls: Calls) -> int:

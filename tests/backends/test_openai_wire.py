@@ -153,6 +153,18 @@ def test_llama_cpp_names_it_in_verbose_or_not_at_all() -> None:
         read(wire("llamacpp"), asked, chat("2"), chat("", "stop"))
 
 
+def test_llama_cpp_may_say_the_open_turn_again() -> None:
+    """Seen of its server: the first piece holds the turn as it was sent. A model that repeats itself is left alone."""
+    asked = request(stop=(".",))
+    ended = chat("", "stop") | {"__verbose": {"stopping_word": "."}}
+    echoed = [chat("Step 1: 1 + 1 is two"), ended]
+    assert read(wire("llamacpp"), asked, *echoed).text == " two"
+    assert read(wire("llamacpp", server_stops=False), asked, *echoed).text == " two"
+    tokens = [chat("Step"), chat(" 1: 1 + 1 is"), ended]
+    assert read(wire("llamacpp"), asked, *tokens).text == "Step 1: 1 + 1 is"
+    assert read(wire("vllm"), asked, *echoed).text == "Step 1: 1 + 1 is two"
+
+
 def test_a_stop_string_is_found_here_across_chunks() -> None:
     asked = request(stop=("\nStep ", "xyz"))
     done = read(wire("openai"), asked, chat("2.\nS"), chat("te"), chat("p 3: and"), chat(" more"))

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,8 @@ import pytest
 
 from tts_engine.errors import SandboxError
 from tts_engine.formats.code import NO_CODE, TIMED_OUT, extract_code
-from tts_engine.sandbox import Limits, SubprocessSandbox
+from tts_engine.sandbox import Limits, SubprocessSandbox, worker
+from tts_engine.sandbox.zygote import Zygote
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -293,3 +295,23 @@ async def test_bad_arguments_are_refused() -> None:
         SubprocessSandbox(workers=0)
     with pytest.raises(ValueError, match="positive"):
         Limits(wall=0)
+
+
+async def test_more_commands_than_a_busy_zygote_can_take_are_not_lost() -> None:
+    zygote = Zygote({"memory": 2**30, "cpu": 5, "file_size": 2**20, "output": 4096}, 2**20)
+    stopped, many = (await zygote.fork(worker.CALCULATOR)).pid, 320
+
+    def pause() -> None:
+        """Stop the zygote for a moment: the socket to it takes fewer than 300 commands."""
+        parent = int(Path(f"/proc/{stopped}/stat").read_text().rsplit(")", 1)[1].split()[1])
+        os.kill(parent, signal.SIGSTOP)
+        threading.Timer(0.3, os.kill, (parent, signal.SIGCONT)).start()
+
+    pause()
+    forks = await asyncio.gather(*(zygote.fork(worker.CALCULATOR) for _ in range(many)))
+    pause()
+    statuses = await asyncio.gather(*map(zygote.discard, forks))
+    assert len({fork.pid for fork in forks}) == many
+    assert statuses == [signal.SIGKILL] * many
+    assert zygote.alive
+    await zygote.close()

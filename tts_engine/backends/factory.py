@@ -55,16 +55,12 @@ def pooling(model: str, **options: Any) -> Backend:  # noqa: ANN401
     return PoolingBackend(model, **options)
 
 
-def vllm(model: str, **options: Any) -> Backend:  # noqa: ANN401
-    """A vLLM engine in this process; `options` are those of `VLLMBackend`."""
-    try:
-        import vllm as _  # noqa: F401
+def vllm(model: str, base: str | None = None, **options: Any) -> Backend:  # noqa: ANN401
+    """A vLLM engine in this process; `base` and `options` are those of `VLLMBackend`."""
+    from tts_engine.backends.vllm import VLLMBackend
 
-        from tts_engine.backends.vllm import VLLMBackend
-    except ImportError as error:
-        raise ConfigError(f"the vllm backend needs {error.name}: pip install 'tts-engine[vllm]'") from None
-    folder = embedded_path(model) if model.startswith(EMBEDDED) else model
-    return VLLMBackend(str(folder), name=model, **options)
+    folder, below = (str(embedded_path(m)) if m and m.startswith(EMBEDDED) else m for m in (model, base))
+    return VLLMBackend(folder or model, name=model, base=below, **options)
 
 
 BACKENDS: Mapping[str, Callable[..., Backend]] = MappingProxyType(

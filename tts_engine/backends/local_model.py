@@ -62,7 +62,7 @@ class _Head(nn.Module):
         return nn.functional.linear(hidden.float(), self.weight, self.bias)
 
 
-def read_config(folder: Path) -> Any:  # noqa: ANN401 - transformers' config classes differ
+def read_config(folder: Path, *, trust_remote_code: bool = False) -> Any:  # noqa: ANN401 - transformers' classes differ
     """The model's config.
 
     Raises:
@@ -76,7 +76,7 @@ def read_config(folder: Path) -> Any:  # noqa: ANN401 - transformers' config cla
         raise DataError(f"{str(folder)!r} has no *.safetensors: convert the weights (save_pretrained) first")
     try:
         json.loads((folder / "config.json").read_text())
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
     except (ValueError, KeyError, OSError) as error:
         raise DataError(f"{str(folder)!r} has a config.json that cannot be read: {_first_line(error)}") from error
 

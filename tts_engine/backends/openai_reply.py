@@ -23,6 +23,7 @@ class Reply:
         self._request = request
         self._stops = () if wire.server_stops else request.sampling.stop
         self._reach = max(map(len, self._stops), default=1)
+        self._echo = "".join(request.prompt.continuation) if wire.dialect.echoes and wire.api == "chat" else ""
         self._text = ""
         self._tokens: list[TokenLogprob] = []
         self._chunks = 0
@@ -96,7 +97,7 @@ class Reply:
 
     def _add_choice(self, choice: Mapping[str, Any]) -> None:
         said = choice.get("delta") or choice.get("message") or {}
-        text = choice.get("text") or said.get("content") or ""
+        text = self._unechoed(choice.get("text") or said.get("content") or "")
         self._tokens += read_logprobs(choice.get("logprobs"), self._request.sampling)
         self._chunks += bool(text or said.get("reasoning_content"))
         old, self._text = len(self._text), self._text + text
@@ -106,6 +107,12 @@ class Reply:
         if self._finish == "content_filter":
             raise BackendError(f"the content filter of {self._wire.name}'s server cut the answer off")
         self._note_stop(choice.get("stop_reason") or choice.get("matched_stop"))
+
+    def _unechoed(self, text: str) -> str:
+        """A piece of text, the first one without the open turn. Pieces are tokens: none holds a turn by itself."""
+        if text and self._echo:
+            text, self._echo = text.removeprefix(self._echo), ""
+        return text
 
     def _note_stop(self, matched: object, told: bool = False) -> None:
         self._told = self._told or told

@@ -35,6 +35,7 @@ class Dialect:
         token_ids: completions take the prompt as token ids.
         tells_stop: it names the stop string that ended a completion; else stop strings are looked for here.
         open_turn: how its chat API is asked to continue an open turn; None where that is not known.
+        echoes: its chat API may say the open turn again, at once, before it goes on.
         top_k: it knows `top_k`.
         limit: what chat calls the most tokens.
         neutral: switches off sampling that the server would add on its own account.
@@ -44,6 +45,7 @@ class Dialect:
     token_ids: bool = False
     tells_stop: bool = False
     open_turn: OpenTurn | None = None
+    echoes: bool = False
     top_k: bool = True
     limit: str = "max_tokens"
     neutral: Mapping[str, Any] = field(default_factory=dict)
@@ -65,6 +67,7 @@ DIALECTS: Mapping[str, Dialect] = MappingProxyType(
             token_ids=True,
             tells_stop=True,
             open_turn="assistant",
+            echoes=True,
             neutral={"top_k": 0, "min_p": 0.0, "repeat_penalty": 1.0, "verbose": True},  # verbose names the stop
         ),
         "openai": Dialect(open_turn="ask", top_k=False, limit="max_completion_tokens"),

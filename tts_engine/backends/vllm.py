@@ -21,7 +21,7 @@ from tts_engine.backends.local import resolve
 from tts_engine.backends.local_model import fingerprint, read_config
 from tts_engine.backends.local_text import Encoder, Recent
 from tts_engine.backends.shapes import count_parameters, shape_of
-from tts_engine.backends.vllm_engine import ENGINES, Spec
+from tts_engine.backends.vllm_engine import ENGINES, Spec, adapter_config
 from tts_engine.errors import BackendError, ConfigError, ContextExceeded, EndpointDown
 from tts_engine.types import Completion, Finish, Prompt, Request, Sampling, TokenLogprob, Usage
 
@@ -32,19 +32,21 @@ FINISHES = {"length": Finish.LENGTH, "abort": Finish.ABORTED}
 class VLLMBackend:
     """Serves one model, or a LoRA adapter on it; see `tts_engine.backends.base.Backend`.
 
-    Backends with the same model and the same options share one engine, its memory and its scheduler: the policy and a
-    verifier that is a LoRA adapter on it, or the same model in both roles. Different models on one GPU divide its
-    memory by their needs, or take turns (`sleep`).
+    Backends with the same base model and the same options share one engine, its memory and its scheduler: the policy
+    and a verifier that is a LoRA adapter on it, or the same model in both roles. Different models on one GPU divide
+    its memory by their needs, or take turns (`sleep`).
 
     Args:
-        model: folder with config.json, *.safetensors and a tokenizer, or the name of a model in the hub.
+        model: folder with config.json, *.safetensors and a tokenizer, or the name of a model in the hub; or the folder
+            of a LoRA adapter (peft).
         name: how requests name the model; the folder's name by default.
-        lora: folder of a LoRA adapter (peft) that this backend's requests use.
+        base: the model that an adapter belongs to; the one its adapter_config.json names by default.
         dtype: `bfloat16`, `float16`, `float32`.
         context: most tokens of prompt and completion; the model's own by default.
         slots: sequences that run at once.
         memory: share of the GPU for this engine, 0 to 1; by default divided by need.
         sleep: this engine may be laid to rest while another one with `sleep` runs.
+        devices: the GPUs of this engine, as in CUDA_VISIBLE_DEVICES (`"0"`, `"0,1"`); all by default.
         trust_remote_code: run Python code that comes with the model.
         engine: further arguments of vLLM's AsyncEngineArgs (`tensor_parallel_size`, `quantization`, ...).
 
@@ -57,35 +59,40 @@ class VLLMBackend:
         model: str,
         *,
         name: str | None = None,
-        lora: str | None = None,
+        base: str | None = None,
         dtype: str = "bfloat16",
         context: int | None = None,
         slots: int = 256,
         memory: float | None = None,
         sleep: bool = False,
+        devices: str = "",
         trust_remote_code: bool = False,
         engine: Mapping[str, Any] | None = None,
     ) -> None:
         if slots < 1 or (context is not None and context < 2) or not 0 < (memory or 1) <= 1:
             raise ConfigError("slots must be at least 1, context at least 2, memory a share above 0 and at most 1")
-        self.folder = resolve(model)
-        config = read_config(self.folder)
+        folder = resolve(model)
+        self._adapter_folder = folder if (folder / "adapter_config.json").is_file() else None
+        if self._adapter_folder:
+            folder = resolve(base or str(adapter_config(folder).get("base_model_name_or_path")))
+        self.folder = folder
+        config = read_config(folder, trust_remote_code=trust_remote_code)
         own = getattr(config.get_text_config(), "max_position_embeddings", None) or 4096
-        self._name = name or self.folder.name
+        self._name = name or resolve(model).name
         self._context = min(context or own, own)
-        self._lora = lora
         spec = Spec(
-            folder=self.folder,
+            folder=folder,
             dtype=dtype,
             context=self._context,
             slots=slots,
             sleep=sleep,
             trust_remote_code=trust_remote_code,
             share=memory,
+            devices=devices,
             args=json.dumps(dict(engine or {}), sort_keys=True),
         )
-        self._shared = ENGINES.get(spec, shape_of(config, count_parameters(self.folder)))
-        self._number = self._shared.adapter(lora) if lora else 0
+        self._shared = ENGINES.get(spec, shape_of(config, count_parameters(folder)))
+        self._number = self._shared.adapter(self._adapter_folder) if self._adapter_folder else 0
         self._usage = Usage()
         self._requests = itertools.count()
         self._engine: Any = None
@@ -93,7 +100,8 @@ class VLLMBackend:
     @cached_property
     def info(self) -> ModelInfo:
         """Name, sizes and fingerprint (of the adapter too), read from the files."""
-        print_ = fingerprint(self.folder) + (fingerprint(resolve(self._lora)) if self._lora else "")
+        folders = [self.folder, *([self._adapter_folder] if self._adapter_folder else ())]
+        print_ = "".join(map(fingerprint, folders))
         return ModelInfo(name=self._name, context=self._context, shape=self._shared.shape, fingerprint=print_)
 
     async def __aenter__(self) -> VLLMBackend:
@@ -103,11 +111,7 @@ class VLLMBackend:
         self._tokenizer: Any = tokenizer
         self._encoder = Encoder(tokenizer)
         self._watches = Recent(self._watched, 256)
-        try:
-            self._engine = await ENGINES.enter(self._shared)
-        except BaseException:
-            ENGINES.drop(self._shared)
-            raise
+        self._engine = await ENGINES.enter(self._shared)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -116,7 +120,15 @@ class VLLMBackend:
 
     def count_tokens(self, prompt: Prompt) -> int:
         """Number of tokens of a prompt, exactly."""
-        return len(self._encoder.prompt(prompt))
+        return len(self.tokens(prompt))
+
+    def tokens(self, prompt: Prompt) -> list[int]:
+        """A prompt as the engine gets it."""
+        return self._encoder.prompt(prompt)
+
+    async def forget(self) -> None:
+        """Empty the engine's prefix cache."""
+        await self._engine.reset_prefix_cache()
 
     def counters(self) -> dict[str, float]:
         """What this backend did so far: tokens by kind, calls, and how often engines took turns."""
@@ -137,12 +149,12 @@ class VLLMBackend:
         return completion
 
     def _turn(self) -> contextlib.AbstractAsyncContextManager[None]:
-        return ENGINES.turns.use(self.folder.name) if self._shared.spec.sleep else nullcontext()
+        return ENGINES.turns.use(self._shared.name) if self._shared.spec.sleep else nullcontext()
 
     def _tokens(self, request: Request) -> list[int]:
         if request.sampling.max_tokens < 1:
             raise BackendError(f"max_tokens is {request.sampling.max_tokens}: ask for at least one token")
-        tokens = self._encoder.prompt(request.prompt)
+        tokens = self.tokens(request.prompt)
         if len(tokens) >= self._context:
             raise ContextExceeded(
                 f"the prompt has {len(tokens)} tokens; {self._name} takes {self._context} of prompt and completion"
@@ -167,8 +179,9 @@ class VLLMBackend:
         from vllm.v1.engine.exceptions import EngineDeadError
 
         options = {"priority": request.priority, "lora_request": self._adapter()}
-        params, prompt = self._params(request, len(tokens)), {"prompt_token_ids": tokens}
+        prompt = {"prompt_token_ids": tokens}
         try:
+            params = self._params(request, len(tokens))
             outputs = [one async for one in self._engine.generate(prompt, params, number, **options)]
         except EngineDeadError as error:
             raise EndpointDown(f"the vLLM engine of {self._name} died: see its log, then resume the run") from error
@@ -190,11 +203,11 @@ class VLLMBackend:
         return Usage(prompt=prompt, cached=output.num_cached_tokens or 0, cancelled=generated, calls=1)
 
     def _adapter(self) -> Any:  # noqa: ANN401
-        if self._lora is None:
+        if self._adapter_folder is None:
             return None
         from vllm.lora.request import LoRARequest
 
-        return LoRARequest(f"adapter-{self._number}", self._number, str(resolve(self._lora)))
+        return LoRARequest(f"adapter-{self._number}", self._number, str(self._adapter_folder))
 
     def _params(self, request: Request, prompt: int) -> Any:  # noqa: ANN401
         from vllm.sampling_params import RequestOutputKind, SamplingParams

@@ -3,19 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import json
+import math
 import os
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 from tts_engine.backends.base import ModelShape
-from tts_engine.backends.placement import GIB, Need, Share, Turns, divide, kv_bytes
-from tts_engine.errors import DataError
+from tts_engine.backends.placement import (
+    DEVICES,
+    GIB,
+    Device,
+    Need,
+    Share,
+    Turns,
+    describe,
+    divide,
+    kv_bytes,
+    place,
+)
+from tts_engine.errors import ConfigError, DataError
 
 WIDTH = {"bfloat16": 2, "float16": 2, "float32": 4}
 CPU_CACHE = 2
-"""GiB of keys and values of an engine on a CPU, unless VLLM_CPU_KVCACHE_SPACE says otherwise."""
+"""GiB of keys and values of an engine on a CPU, unless VLLM_CPU_KVCACHE_SPACE or one whole context asks for more."""
+NUMBERS = itertools.count(1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +42,7 @@ class Spec:
     Attributes:
         args: further keyword arguments of vLLM's `AsyncEngineArgs`, as JSON.
         share: of the GPU's memory; None divides it among the engines of this process by their needs.
+        devices: as in CUDA_VISIBLE_DEVICES; empty for all.
     """
 
     folder: Path
@@ -34,39 +52,51 @@ class Spec:
     sleep: bool
     trust_remote_code: bool
     share: float | None
+    devices: str
     args: str
 
+    @property
+    def further(self) -> dict[str, Any]:
+        """`args` as a mapping."""
+        return dict(json.loads(self.args))
 
-@dataclass(slots=True, eq=False)
+
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Shared:
     """An engine and its users. It starts with the first that enters and ends with the last that leaves."""
 
     spec: Spec
     shape: ModelShape
-    adapters: list[str] = field(default_factory=list)
+    adapters: list[Path] = field(default_factory=list)
     engine: Any = None
-    placed: Share | None = None
     users: int = 0
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    number: int = field(default_factory=lambda: next(NUMBERS))
 
-    def adapter(self, path: str) -> int:
+    @property
+    def name(self) -> str:
+        """Tells it from other engines, of the same model too."""
+        return f"{self.spec.folder.name}-{self.number}"
+
+    def adapter(self, path: Path) -> int:
         """The number of a LoRA adapter on this base, from 1."""
         if path not in self.adapters:
             self.adapters.append(path)
         return self.adapters.index(path) + 1
 
-    @property
-    def width(self) -> int:
-        """Bytes a number."""
-        return WIDTH.get(self.spec.dtype, 2)
-
     def need(self) -> Need:
-        """Its weights, and half of the context for each of its slots."""
+        """Memory on each device, weights and cache split over those of one replica."""
+        spec, width = self.spec, WIDTH.get(self.spec.dtype, 2)
+        further = spec.further
+        parallel = further.get("tensor_parallel_size", 1) * further.get("pipeline_parallel_size", 1)
         return Need(
-            name=self.spec.folder.name,
-            weights=self.shape.parameters * self.width,
-            kv_bytes=kv_bytes(self.shape, self.width),
-            tokens=self.spec.slots * self.spec.context // 2,
+            name=" + ".join((spec.folder.name, *(path.name for path in self.adapters))),
+            weights=self.shape.parameters * width // parallel,
+            kv_bytes=max(kv_bytes(self.shape, width) // parallel, 1),
+            slots=spec.slots,
+            context=spec.context,
+            devices=spec.devices,
+            parallel=parallel,
+            turns=spec.sleep,
         )
 
 
@@ -74,8 +104,9 @@ class Engines:
     """All engines of the process, by what they serve."""
 
     def __init__(self) -> None:
-        self._by_spec: dict[Spec, Shared] = {}
+        self._by_spec: WeakValueDictionary[Spec, Shared] = WeakValueDictionary()
         self._starting = asyncio.Lock()
+        self._running = 0
         self.turns = Turns()
 
     def get(self, spec: Spec, shape: ModelShape) -> Shared:
@@ -87,132 +118,182 @@ class Engines:
         """The running engine.
 
         Raises:
-            DataError: it does not start; what vLLM said is in the message.
+            ConfigError: vLLM is missing. DataError: it does not fit, or does not start; the message has what vLLM said.
         """
         async with self._starting:
             if shared.engine is None:
+                self._by_spec[shared.spec] = shared
                 if shared.spec.sleep:
                     await self.turns.rest()
                 shared.engine = await self._start(shared)
+                self._running += 1
                 if shared.spec.sleep:
-                    self.turns.enter(shared.spec.folder.name, shared.engine.wake_up, shared.engine.sleep)
+                    self.turns.enter(shared.name, shared.engine.wake_up, shared.engine.sleep)
             shared.users += 1
         return shared.engine
 
     async def leave(self, shared: Shared) -> None:
         """The last one to leave ends the engine."""
         shared.users -= 1
-        if not shared.users:
-            engine, shared.engine = shared.engine, None
-            self._by_spec.pop(shared.spec, None)
-            engine.shutdown()
-
-    def drop(self, shared: Shared) -> None:
-        """Forget an engine that was never started."""
-        if not shared.users:
-            self._by_spec.pop(shared.spec, None)
+        if shared.users:
+            return
+        engine, shared.engine = shared.engine, None
+        self._by_spec.pop(shared.spec, None)
+        self.turns.leave(shared.name)
+        await _end(engine)
+        self._running -= 1
+        if not self._running:  # the next ones may belong to another event loop
+            self._starting, self.turns = asyncio.Lock(), Turns()
 
     async def _start(self, shared: Shared) -> Any:  # noqa: ANN401
-        from vllm.engine.arg_utils import AsyncEngineArgs
-        from vllm.v1.engine.async_llm import AsyncLLM
-
         try:
-            args = AsyncEngineArgs(**self._arguments(shared))
-            return await asyncio.to_thread(AsyncLLM.from_engine_args, args)
-        except DataError:
-            raise
+            from vllm.engine.arg_utils import AsyncEngineArgs
+            from vllm.platforms import current_platform
+            from vllm.v1.engine.async_llm import AsyncLLM
+        except ImportError as error:
+            raise ConfigError(f"the vllm backend needs {error.name}: pip install 'tts-engine[vllm]'") from None
+        cpu = current_platform.is_cpu()
+        placed = self.place(current_platform.get_device_total_memory(), cpu=cpu)[shared]
+        arguments = _arguments(shared) | (_on_cpu(shared.spec) if cpu else _on_gpu(shared.spec, placed))
+        try:
+            with _environment(_variables(shared, cpu=cpu)):
+                args = AsyncEngineArgs(**(arguments | shared.spec.further))
+                return await asyncio.to_thread(AsyncLLM.from_engine_args, args)
         except Exception as error:  # vLLM raises anything between TypeError and RuntimeError here
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise DataError(f"vLLM cannot serve {str(shared.spec.folder)!r}: {reason}") from error
+            raise DataError(f"vLLM cannot serve {str(shared.spec.folder)!r}: {_reason(error)}") from error
 
-    def _arguments(self, shared: Shared) -> dict[str, Any]:
-        from vllm.platforms import current_platform
-
-        spec = shared.spec
-        arguments: dict[str, Any] = {
-            "model": str(spec.folder),
-            "dtype": spec.dtype,
-            "max_model_len": spec.context,
-            "max_num_seqs": spec.slots,
-            "enable_prefix_caching": True,
-            "scheduling_policy": "priority",
-            "load_format": "safetensors",
-            "trust_remote_code": spec.trust_remote_code,
-            "enable_sleep_mode": spec.sleep,
-            "disable_log_stats": True,
-        }
-        if shared.adapters:
-            rank = max(map(_rank, shared.adapters))
-            arguments |= {"enable_lora": True, "max_loras": len(shared.adapters), "max_lora_rank": rank}
-        arguments |= self._on_cpu(spec) if current_platform.is_cpu() else self._on_gpu(shared)
-        further: dict[str, Any] = json.loads(spec.args)
-        return arguments | further
-
-    def _on_cpu(self, spec: Spec) -> dict[str, Any]:
-        """Chunked prefill kills a CPU engine when a request has a seed, compilation gains little."""
-        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(CPU_CACHE))
-        return {
-            "enforce_eager": True,
-            "enable_chunked_prefill": False,
-            "max_num_batched_tokens": max(spec.context, 4096),
-        }
-
-    def _on_gpu(self, shared: Shared) -> dict[str, Any]:
-        share = shared.spec.share or self.place(_device_bytes())[shared.spec].share
-        return {"gpu_memory_utilization": round(share, 3)}
-
-    def place(self, total: int) -> dict[Spec, Share]:
-        """How the engines divide a device of `total` bytes; those that take turns get all that the others leave.
+    def place(self, total: int, *, cpu: bool = False) -> dict[Shared, Share]:
+        """How all engines divide devices of `total` bytes; on a CPU they take from its memory what they need.
 
         Raises:
             DataError: they do not fit.
         """
-        awake = [shared for shared in self._by_spec.values() if not shared.spec.sleep]
-        turning = [shared for shared in self._by_spec.values() if shared.spec.sleep]
-        biggest = max(turning, key=lambda shared: shared.need().fixed, default=None)
-        together = [*awake, biggest] if biggest else awake
-        placed = dict(zip((one.spec for one in together), divide(total, [one.need() for one in together]), strict=True))
-        for other in turning:
-            if biggest and other is not biggest:
-                placed[other.spec] = _alone(placed[biggest.spec], biggest.need(), other.need())
-        for shared in self._by_spec.values():
-            shared.placed = placed[shared.spec]
-        return placed
+        everyone = list(self._by_spec.values())
+        needs = [shared.need() for shared in everyone]
+        if cpu:
+            divide(total, needs)  # sleep mode frees nothing there
+            return {s: _cpu_share(s, need, total) for s, need in zip(everyone, needs, strict=True)}
+        return dict(zip(everyone, place(total, needs), strict=True))
+
+    def plan(self, device: Device, *, cpu: bool = False) -> list[str]:
+        """What the engines would get of such a device and give, a line for each (placement.py has the formulas).
+
+        Raises:
+            DataError: they do not fit.
+        """
+        shares = self.place(device.memory, cpu=cpu)
+        return [describe(shared.need(), share, device) for shared, share in shares.items()]
 
 
-def _alone(place: Share, biggest: Need, need: Need) -> Share:
-    """The share of one that takes turns with the biggest: as much memory, its own number of tokens."""
-    room = biggest.fixed + place.kv_tokens * biggest.kv_bytes
-    return Share(name=need.name, share=place.share, kv_tokens=(room - need.fixed) // need.kv_bytes)
+async def _end(engine: Any) -> None:  # noqa: ANN401
+    """Shut an engine down. Its reader is stopped first, or it takes the end for a crash and logs one."""
+    reader = getattr(engine, "output_handler", None)
+    if reader is not None:
+        reader.cancel()
+        await asyncio.gather(reader, return_exceptions=True)
+    engine.shutdown()
 
 
-def _rank(adapter: str) -> int:
-    """Rank of a LoRA adapter, raised to one that vLLM has kernels for.
+def _arguments(shared: Shared) -> dict[str, Any]:
+    spec = shared.spec
+    arguments: dict[str, Any] = {
+        "model": str(spec.folder),
+        "dtype": spec.dtype,
+        "max_model_len": spec.context,
+        "max_num_seqs": spec.slots,
+        "enable_prefix_caching": True,
+        "scheduling_policy": "priority",
+        "load_format": "safetensors",
+        "trust_remote_code": spec.trust_remote_code,
+        "disable_log_stats": True,
+    }
+    if shared.adapters:
+        rank = max(map(_rank, shared.adapters))
+        arguments |= {"enable_lora": True, "max_loras": len(shared.adapters), "max_lora_rank": rank}
+    return arguments
 
-    Raises:
-        DataError: the folder holds no adapter.
-    """
+
+def _on_cpu(spec: Spec) -> dict[str, Any]:
+    """Chunked prefill kills a CPU engine when a request has a seed; compilation gains little; nothing can sleep."""
+    return {
+        "enforce_eager": True,
+        "enable_chunked_prefill": False,
+        "max_num_batched_tokens": max(spec.context, 4096),
+    }
+
+
+def _on_gpu(spec: Spec, placed: Share) -> dict[str, Any]:
+    return {"gpu_memory_utilization": round(spec.share or placed.share, 3), "enable_sleep_mode": spec.sleep}
+
+
+def _variables(shared: Shared, *, cpu: bool) -> dict[str, str]:
+    """What vLLM reads from the environment when an engine starts."""
+    if not cpu:
+        return {"CUDA_VISIBLE_DEVICES": shared.spec.devices} if shared.spec.devices else {}
+    if os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
+        return {}
+    return {"VLLM_CPU_KVCACHE_SPACE": str(_cpu_cache(shared.need()))}
+
+
+def _cpu_cache(need: Need) -> int:
+    """GiB of keys and values on a CPU."""
+    asked = int(os.environ.get("VLLM_CPU_KVCACHE_SPACE") or CPU_CACHE)
+    return max(asked, math.ceil(need.context * need.kv_bytes / GIB))
+
+
+def _cpu_share(shared: Shared, need: Need, total: int) -> Share:
+    cache = _cpu_cache(need) * GIB
+    return Share(name=shared.name, share=(need.fixed + cache) / total, kv_tokens=cache // need.kv_bytes)
+
+
+@contextlib.contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set while an engine starts: its processes inherit them."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
-        rank = int(json.loads((Path(adapter) / "adapter_config.json").read_text(encoding="utf-8"))["r"])
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{adapter!r} holds no LoRA adapter ({error}): give the folder that peft saved") from error
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _rank(adapter: Path) -> int:
+    """Rank of a LoRA adapter, raised to one that vLLM has kernels for."""
+    rank = int(adapter_config(adapter)["r"])
     return next((r for r in (8, 16, 32, 64, 128, 256, 320, 512) if r >= rank), rank)
 
 
-def _device_bytes() -> int:
-    import torch
+def adapter_config(folder: Path) -> dict[str, Any]:
+    """What peft wrote beside an adapter.
 
-    return int(torch.cuda.mem_get_info()[1])
+    Raises:
+        DataError: the folder holds no LoRA adapter.
+    """
+    try:
+        found = dict(json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")))
+        return found | {"r": int(found["r"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{str(folder)!r} holds no LoRA adapter ({error}): give the folder that peft saved") from error
 
 
-def plan(shared: Shared, total: int | None) -> str:
-    """One line: weights, memory for keys and values, tokens that fit."""
-    need = shared.need()
-    line = f"{need.weights / GIB:.2f} GiB of weights, {need.kv_bytes / 1024:.1f} KiB of keys and values a token"
-    if total is None or shared.placed is None:
-        return line
-    room = shared.placed
-    return f"{line}; {100 * room.share:.0f} % of {total / GIB:.0f} GiB, room for {room.kv_tokens:,} tokens"
+def _reason(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def device_here() -> tuple[Device, bool]:
+    """The device vLLM would use, as far as it is known, and whether it is a CPU."""
+    try:
+        from vllm.platforms import current_platform
+    except ImportError:
+        raise ConfigError("without vLLM the device is not known: name it, such as --explain H100") from None
+    memory, cpu = current_platform.get_device_total_memory(), current_platform.is_cpu()
+    name = "" if cpu else current_platform.get_device_name().replace(" ", "")
+    known = next((device for key, device in DEVICES.items() if key.split("-")[0] in name), Device(memory=0))
+    return replace(known, memory=memory), cpu
 
 
 ENGINES = Engines()

@@ -80,6 +80,9 @@ def _add_run(group: Any) -> None:  # noqa: ANN401
     group.add_argument("--concurrency", type=positive, metavar="C", help="problems at once")
     group.add_argument("--no-baseline", action="store_true", help="do not compare with plain samples")
     group.add_argument("--metrics-port", metavar="[HOST:]PORT", help="serve metrics to Prometheus while it runs")
+    group.add_argument(
+        "--explain", nargs="?", const="", metavar="DEVICE", help="only say what vLLM engines would get (H100, GPU:24)"
+    )
     group.add_argument("--json", action="store_true", help="print the summary as JSON instead of the report")
     group.add_argument("--quiet", action="store_true", help="no progress, and only the answers or the accuracy")
 

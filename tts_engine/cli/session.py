@@ -61,6 +61,11 @@ def execute(arguments: Namespace) -> int:
     """Do what the command line says; returns the exit code: 1 when not one problem could be worked on."""
     stderr = make_console(stderr=True)
     job = prepare(arguments, stderr)
+    if arguments.explain is not None:
+        from tts_engine.cli.explain import plan
+
+        sys.stdout.write("\n".join([_plan(job), *plan(job.config, arguments.explain)]) + "\n")
+        return 0
     results = Results()
     created = not job.resume
     if created:

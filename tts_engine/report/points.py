@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -111,48 +112,55 @@ def subsampled(arm: Arm, pools: Sequence[Pool], grid: Grid, *, plain: bool = Tru
     Args:
         plain: evaluate those without a verifier too (once for every policy).
     """
+    settings = _settings(arm, pools, grid, plain=plain)
+    found = [_evaluated(pool, settings, grid) for pool in pools] if settings else []
+    return [
+        Point(
+            setting=setting,
+            accuracy=np.array([estimates[i].value for estimates, _ in found]),
+            cost=np.array([costs[i] for _, costs in found]),
+            error=math.sqrt(sum(estimates[i].error ** 2 for estimates, _ in found)) / len(found),
+        )
+        for i, setting in enumerate(settings)
+    ]
+
+
+def _settings(arm: Arm, pools: Sequence[Pool], grid: Grid, *, plain: bool) -> list[Setting]:
+    """What can be evaluated."""
     most = min(pool.size for pool in pools)
     chains = min((pool.depth for pool in pools if pool.depth), default=0)
     ns = [n for n in (grid.n or ladder(most)) if n <= most]
     ks = [k for k in (grid.k or powers(chains)) if 0 < k <= chains] if arm.each == 1 else [1] * bool(chains)
     if all(pool.answer.max() < 0 for pool in pools):  # nothing to vote on, though it may be right
-        one = Setting(arm=arm, strategy=PLAIN, n=1, k=0, select="majority")
-        return [_point(one, pools, oracle)]
-    found: list[Point] = []
+        return [Setting(arm=arm, strategy=PLAIN, n=1, k=0, select="oracle")]
+    found: list[Setting] = []
     if plain and "majority" in grid.selectors:
-        found += [_point(Setting(arm=arm, strategy=PLAIN, n=n, k=0, select="majority"), pools, majority) for n in ns]
-    drawn = [Draws(pool, arm.aggregation, grid.draws, grid.seed) for pool in pools]
-    sure = plain and not any(np.isnan(pool.sure).any() for pool in pools)
-    for n in ns if sure and "confidence" in grid.selectors else ():
-        setting = Setting(arm=arm, strategy="best-of-n", n=n, k=0, select="confidence")
-        found.append(_made(setting, pools, [draws.select("confidence", n, 0) for draws in drawn]))
+        found += [Setting(arm=arm, strategy=PLAIN, n=n, k=0, select="majority") for n in ns]
+    if plain and "confidence" in grid.selectors and not any(np.isnan(pool.sure).any() for pool in pools):
+        found += [Setting(arm=arm, strategy="best-of-n", n=n, k=0, select="confidence") for n in ns]
     rules = [how for how in grid.selectors if how not in ("majority", "confidence")]
-    for k in ks:
-        for n in ns:
-            for how in rules:
-                setting = Setting(arm=arm, strategy="best-of-n", n=n, k=k * arm.each, select=how)
-                found.append(_made(setting, pools, [draws.select(how, n, k) for draws in drawn], k))
-    return found
+    every = [(n, k * arm.each, how) for k in ks for n in ns for how in rules]
+    return found + [Setting(arm=arm, strategy="best-of-n", n=n, k=k, select=how) for n, k, how in every]
+
+
+def _evaluated(pool: Pool, settings: Sequence[Setting], grid: Grid) -> tuple[list[Estimate], list[Array]]:
+    """One problem at every setting: whether the answer is right, and the cost."""
+    arm = settings[0].arm
+    draws = Draws(pool, arm.aggregation, grid.draws, grid.seed)
+    closed = {"majority": majority, "oracle": oracle}
+    estimates, costs = [], []
+    for setting in settings:
+        chains = setting.k // arm.each
+        exact = closed.get(setting.select)
+        estimates.append(exact(pool, setting.n) if exact else draws.select(setting.select, setting.n, chains))
+        costs.append(cost(pool, setting.n, chains))
+    return estimates, costs
 
 
 def oracle_curve(pools: Sequence[Pool], grid: Grid) -> dict[int, Array]:
     """For each n, [problems] the chance that one of n samples is right: pass@n, what no selector can exceed."""
     most = min(pool.size for pool in pools)
     return {n: np.array([oracle(pool, n).value for pool in pools]) for n in (grid.n or ladder(most)) if n <= most}
-
-
-def _point(setting: Setting, pools: Sequence[Pool], value: Callable[[Pool, int], Estimate]) -> Point:
-    return _made(setting, pools, [value(pool, setting.n) for pool in pools])
-
-
-def _made(setting: Setting, pools: Sequence[Pool], found: Sequence[Estimate], chains: int = 0) -> Point:
-    """A point from the estimate of each problem; `chains` of each text are paid."""
-    return Point(
-        setting=setting,
-        accuracy=np.array([estimate.value for estimate in found]),
-        cost=np.array([cost(pool, setting.n, chains) for pool in pools]),
-        error=float(np.sqrt(sum(estimate.error**2 for estimate in found)) / len(found)),
-    )
 
 
 @dataclass(frozen=True, slots=True)

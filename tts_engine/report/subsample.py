@@ -114,6 +114,7 @@ class Draws:
         self._pool = pool
         self._aggregation = aggregation
         self._draws = draws
+        self._values: dict[int, Array] = {}
         self._random = np.random.default_rng(Key(seed, ("subsample", pool.problem)).int())
         self._ranks = _orders(self._random, draws, pool.size)
         self._chain_ranks = [_orders(self._random, draws, len(chains)) for chains in pool.chains]
@@ -142,11 +143,13 @@ class Draws:
 
     def values(self, k: int) -> Array:
         """[draws, N] value of each solution by k random chains of its text."""
-        by_text = [
-            chain_values(chains, (ranks < k).astype(float), self._aggregation)
-            for chains, ranks in zip(self._pool.chains, self._chain_ranks, strict=True)
-        ]
-        return np.stack(by_text, axis=1)[:, self._pool.text]
+        if k not in self._values:
+            by_text = [
+                chain_values(chains, (ranks < k).astype(float), self._aggregation)
+                for chains, ranks in zip(self._pool.chains, self._chain_ranks, strict=True)
+            ]
+            self._values[k] = np.stack(by_text, axis=1)[:, self._pool.text]
+        return self._values[k]
 
     def _won(self, weights: Array, supporters: Array) -> Array:
         """[draws] share of the leading answers that is right, each by its number of supporters; 0 where none is."""

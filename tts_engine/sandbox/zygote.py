@@ -1,6 +1,7 @@
 """The engine's side of the sandbox's processes: starting the zygote, forking from it, exchanging frames.
 
-All of it belongs to the event loop that it was started in; nothing here blocks, and there are no threads.
+All of it belongs to the event loop that it was started in; nothing here blocks (but for a zygote that has hundreds of
+commands still to read), and there are no threads.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import select
 import shutil
 import signal
 import socket
@@ -241,7 +243,7 @@ class Zygote:
     def _command(self, operation: bytes, argument: int, descriptors: list[int]) -> asyncio.Future[int]:
         answer: asyncio.Future[int] = self._loop.create_future()
         try:
-            socket.send_fds(self._control, [worker.COMMAND.pack(operation, argument)], descriptors)
+            self._send(worker.COMMAND.pack(operation, argument), descriptors)
             if operation == worker.FORK:
                 self._forking.append(answer)
             else:
@@ -250,6 +252,18 @@ class Zygote:
             self._hang_up()
             _give_up(operation, answer)
         return answer
+
+    def _send(self, command: bytes, descriptors: list[int]) -> None:
+        """Where hundreds of commands wait already, read answers until there is room."""
+        while True:
+            try:
+                socket.send_fds(self._control, [command], descriptors)
+            except BlockingIOError:
+                readable, _, _ = select.select([self._control], [self._control], [], START_SECONDS)
+                if readable:
+                    self._on_readable()
+                continue
+            return
 
     def _on_readable(self) -> None:
         try:

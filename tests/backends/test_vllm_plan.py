@@ -1,0 +1,132 @@
+"""What `tts-run --explain` says of deployments on GPUs that are not here: folders with sizes and no weights."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tts_engine.cli.run import main
+
+SIZES = {"layers": 28, "width": 3584, "mlp": 18944, "vocabulary": 152064, "kv_heads": 4, "heads": 28}
+CONFIGS = Path(__file__).parents[2] / "configs"
+Explain = Callable[..., tuple[int, str, str]]
+
+
+def model(folder: Path, parameters: int = 7_615_616_512) -> Path:
+    """A folder with the sizes of Qwen2.5-7B whose file of weights is only a header."""
+    folder.mkdir(parents=True)
+    config = {
+        "model_type": "qwen2",
+        "architectures": ["Qwen2ForCausalLM"],
+        "num_hidden_layers": SIZES["layers"],
+        "hidden_size": SIZES["width"],
+        "intermediate_size": SIZES["mlp"],
+        "vocab_size": SIZES["vocabulary"],
+        "num_attention_heads": SIZES["heads"],
+        "num_key_value_heads": SIZES["kv_heads"],
+        "max_position_embeddings": 32768,
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    header = json.dumps({"w": {"dtype": "BF16", "shape": [parameters], "data_offsets": [0, 0]}}).encode()
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    return folder
+
+
+def adapter(folder: Path, base: Path) -> Path:
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps({"r": 16, "base_model_name_or_path": str(base)}))
+    return folder
+
+
+@pytest.fixture
+def explain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Explain:
+    """Calls `tts-run --explain DEVICE` with one of the shipped configurations and other models."""
+
+    def call(config: str, device: str, policy: Path, verifier: Path, *more: str) -> tuple[int, str, str]:
+        monkeypatch.chdir(tmp_path)
+        data = yaml.safe_load((CONFIGS / config).read_text())
+        data["policy"]["model"], data["verifier"]["model"] = str(policy), str(verifier)
+        (tmp_path / "c.yaml").write_text(yaml.safe_dump(data))
+        code = main(["1+1", "--config", "c.yaml", "--explain", device, *more])
+        found = capsys.readouterr()
+        assert not (tmp_path / "runs").exists()
+        return code, found.out, found.err
+
+    return call
+
+
+def shares(text: str) -> list[int]:
+    return [int(share) for share in re.findall(r"(\d+) % of", text)]
+
+
+def test_two_engines(explain: Explain, tmp_path: Path) -> None:
+    code, out, _ = explain("vllm-two-engines.yaml", "H100", model(tmp_path / "policy"), model(tmp_path / "verifier"))
+    assert code == 0
+    assert "2 models in 2 vLLM engines" in out
+    assert out.count("14.19 GiB of weights") == 2
+    assert out.count("56.0 KiB each") == 2
+    policy, verifier = shares(out)
+    assert 85 <= policy + verifier <= 92
+    assert verifier > policy  # four times the context
+    assert len(re.findall(r"about [\d,]+ tokens/s", out)) == 2
+    assert "tokens/s = 0.6 B" in out
+
+
+def test_a_lora_adapter_shares_the_engine(explain: Explain, tmp_path: Path) -> None:
+    base = model(tmp_path / "base")
+    code, out, _ = explain("vllm-lora.yaml", "A100", base, adapter(tmp_path / "judge", base))
+    assert code == 0
+    assert "2 models in 1 vLLM engines" in out
+    assert "base + judge: 14.19 GiB of weights" in out
+    assert shares(out) == [92]
+
+
+def test_taking_turns(explain: Explain, tmp_path: Path) -> None:
+    big = [model(tmp_path / name, 32_000_000_000) for name in ("policy", "verifier")]
+    code, out, _ = explain("vllm-sleep.yaml", "H100", *big)
+    assert code == 0
+    assert out.count("taking turns") == 2
+    assert shares(out) == [92, 92]
+    code, _, err = explain("vllm-two-engines.yaml", "H100", *big)
+    assert code == 2
+    assert re.search(r"need [\d.]+ GiB more than the 80.0 GiB .*options.sleep", err)
+
+
+def test_one_model_in_both_roles(explain: Explain, tmp_path: Path) -> None:
+    both = model(tmp_path / "both")
+    code, out, _ = explain("vllm-one-model.yaml", "GPU:24", both, both)
+    assert code == 0
+    assert "1 models in 1 vLLM engines" in out
+    assert "tokens/s" not in out  # nobody knows the speed of such a device
+
+
+def test_tensor_parallel(explain: Explain, tmp_path: Path) -> None:
+    large, small = model(tmp_path / "large", 72_000_000_000), model(tmp_path / "small")
+    code, out, _ = explain("vllm-parallel.yaml", "H100", large, small)
+    assert code == 0
+    assert "large on devices 0,1,2,3: 33.53 GiB of weights on each of 4 devices, 92 %" in out
+    assert "14.0 KiB each" in out
+    assert "small on devices 4: 14.19 GiB of weights, 92 %" in out
+
+
+@pytest.mark.parametrize(
+    ("device", "more", "said"),
+    [
+        ("H1000", (), "use one of L4"),
+        ("GPU:4", (), "GiB more than the 4.0 GiB"),
+        ("H100", ("--set", "policy.options.slots=0"), "slots must be at least 1"),
+        ("H100", ("--set", "policy.options.nonsense=1"), "nonsense"),
+        ("H100", ("--policy", "nowhere"), "no model folder 'nowhere'"),
+    ],
+)
+def test_nonsense(explain: Explain, tmp_path: Path, device: str, more: tuple[str, ...], said: str) -> None:
+    both = model(tmp_path / "both")
+    code, _, err = explain("vllm-two-engines.yaml", device, both, both, *more)
+    assert code == 2
+    assert said in err
+    assert len(err.strip().splitlines()) == 1
