@@ -31,13 +31,13 @@ from tts_engine.report.points import Grid, Point, oracle_curve
 from tts_engine.report.pools import Arm, Array, Sample, known_units, samples_of
 from tts_engine.report.recordings import load_recordings
 from tts_engine.report.samplefile import write_samples
-from tts_engine.types import Verdict
+from tts_engine.types import Aggregation, Verdict
 
 N = 8
 NAME = "Qwen2.5-Coder-0.5B-Instruct"
 STAGES = {"samples": 0, "genprm": 1, "judge": 4}
 """What is done, one after the other, and how many judgements of a solution it takes."""
-AGGREGATION = {"genprm": "product", "judge": "mean"}
+AGGREGATION: dict[str, Aggregation] = {"genprm": "product", "judge": "mean"}
 SELECTORS = ("majority", "confidence", "best", "weighted")
 
 

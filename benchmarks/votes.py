@@ -23,12 +23,13 @@ RULES = [VoteRule(most=K, error=error, test=test) for test in ("sprt", "beta") f
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", default="arith-test")
     parser.add_argument("--limit", type=int, default=500, help="problems")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--work", type=Path, default=Path("runs/allocator"), help="journals")
     parser.add_argument("--out", type=Path, help="where to write the table (default: print it)")
     options = parser.parse_args()
-    each = [asyncio.run(record("arith-test", seed, options.limit, options.work)) for seed in range(options.seeds)]
+    each = [asyncio.run(record(options.dataset, seed, options.limit, options.work)) for seed in range(options.seeds)]
     recordings = [item for found in each for item in found]
     boot = Bootstrap(recordings)
     full = np.array([judged(item, 0, N, RULES[0], fixed=True) for item in recordings])

@@ -196,3 +196,12 @@ def test_units_are_those_of_budgets_and_characters() -> None:
     assert set(UNITS) == {"tokens", "flops", "seconds", "dollars", "chars"}
     make: Callable[..., Point] = point
     assert make(1, 0, 0.5, 3, chars=7).mean_cost("chars") == 7
+
+
+def test_a_perfect_score_leaves_doubt() -> None:
+    boot = Bootstrap.of(10)
+    assert boot.interval(np.ones(10)).low == 1.0
+    assert boot.share(np.ones(10)).low == pytest.approx(0.722, abs=1e-3)
+    assert boot.share(np.zeros(10)).high == pytest.approx(0.278, abs=1e-3)
+    half = np.array([0.0, 1.0] * 5)
+    assert boot.share(half) == boot.interval(half)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import Annotated, Any
 
 from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
@@ -22,8 +22,9 @@ Width = Annotated[int, Field(ge=1, le=256)]
 Samples = Annotated[int, Field(ge=1, le=64)]
 Steps = Annotated[list[Text], Field(min_length=1, max_length=256)]
 INSTRUCTIONS = """\
-`solve` searches for the answer to a problem with a language model and a verifier that checks each step; `verify` checks a
-solution that is there already and says which step is wrong first. More candidates and samples cost more; `budget` bounds it.
+`solve` searches for the answer to a problem with a language model and a verifier that checks each step; `verify` checks
+a solution that is there already and says which step is wrong first. More candidates and samples cost more; `budget`
+bounds it.
 """
 
 
@@ -52,7 +53,7 @@ class Tools:
             budget: what both models together may take, such as "tokens=20k,seconds=30".
             seed: of all random draws.
         """
-        params = {} if n is None else {"n": n}
+        params: dict[str, Any] = {} if n is None else {"n": n}
         with anticipated():
             return solved(
                 await self._engine.solve(

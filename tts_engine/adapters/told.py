@@ -18,7 +18,7 @@ class Cost(BaseModel, frozen=True):
 
 
 class Solved(BaseModel, frozen=True):
-    """A solved problem. `score` and `step_scores` are the verifier's, in [0, 1]; None and empty where it said nothing."""
+    """A solved problem. `score` and `step_scores` are the verifier's, in [0, 1]; without one None and empty."""
 
     answer: str | None
     solution: str

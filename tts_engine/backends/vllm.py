@@ -185,7 +185,9 @@ class VLLMBackend:
             outputs = [one async for one in self._engine.generate(prompt, params, number, **options)]
         except EngineDeadError as error:
             raise EndpointDown(f"the vLLM engine of {self._name} died: see its log, then resume the run") from error
-        except (ValueError, RuntimeError) as error:
+        except BackendError:
+            raise
+        except Exception as error:  # its kind differs from version to version
             raise BackendError(f"vLLM refused a call of {self._name}: {error}") from error
         if not outputs:
             raise BackendError(f"vLLM gave no output for a call of {self._name}")

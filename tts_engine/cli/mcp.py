@@ -15,7 +15,8 @@ EPILOG = """\
 An MCP client starts this command itself and talks to it over standard input and output. As an entry of its settings:
   {"mcpServers": {"tts": {"command": "tts-mcp", "args": ["--set", "budget.per_problem.tokens=50k"]}}}
 
-A value comes from the defaults, then --config, then --set, then the other options; the later wins. docs/agents.md has more.
+A value comes from the defaults, then --config, then --set, then the other options; the later wins.
+docs/agents.md has more.
 """
 
 

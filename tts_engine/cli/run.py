@@ -12,7 +12,7 @@ from tts_engine.cli.common import Parser, guarded, positive
 
 STRATEGIES = (
     "beam (default), dvts, mcts, best-of-n, self-consistency, adaptive-self-consistency, particle-filter, refine,"
-    " revise, beam-refine, budget-forcing"
+    " revise, beam-refine, budget-forcing, adaptive-allocation"
 )
 VERIFIERS = "genprm (default), prm, thinkprm, judge, outcome, confidence, checker, ensemble, cascade, none"
 

@@ -131,7 +131,7 @@ def summarize(found: Comparison, unit: str | None) -> Record:
         else {},
         "pass_policy": widest and widest.arm.policy,
         "subsampling_error": max(point.error for point in found.points),
-        "points": [dict(as_record(p, found.bootstrap.interval(p.accuracy))) for p in found.points],
+        "points": [dict(as_record(p, found.bootstrap.share(p.accuracy))) for p in found.points],
         "names": [point.setting.name for point in found.points],
         "frontier": {name: _frontier(found, name) for name in estimable},
         "crossover": {name: _crossover(found, name) for name in estimable},

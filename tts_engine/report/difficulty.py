@@ -94,7 +94,7 @@ def bin_record(found: Bin, bootstrap: Bootstrap) -> Mapping[str, Any]:
         "pass1": found.pass1,
     }
     for kind, point in best.items():
-        record[kind] = {"name": point.setting.name, **bootstrap.interval(point.accuracy).asdict()}
+        record[kind] = {"name": point.setting.name, **bootstrap.share(point.accuracy).asdict()}
     if len(best) == 2:
         gain = best["verified"].accuracy - best["plain"].accuracy
         record["gain"] = bootstrap.interval(gain).asdict()

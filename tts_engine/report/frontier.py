@@ -163,7 +163,7 @@ def recommend(points: Sequence[Point], budget: Budget, bootstrap: Bootstrap) -> 
     rival = None if plain is None or plain is best else bootstrap.interval(best.accuracy - plain.accuracy)
     return Recommendation(
         point=best,
-        accuracy=bootstrap.interval(best.accuracy),
+        accuracy=bootstrap.share(best.accuracy),
         honest=_held_out(affordable),
         gain=rival,
         plain=plain,

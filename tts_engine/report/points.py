@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tts_engine.report.intervals import Interval
+from tts_engine.report.intervals import Interval, wilson
 from tts_engine.report.pools import UNITS, Arm, Array, Pool
 from tts_engine.report.subsample import DRAWS, Draws, Estimate, cost, majority, oracle
 
@@ -188,6 +188,14 @@ class Bootstrap:
         """Mean of a per-problem statistic and its 95 % interval."""
         low, high = np.quantile(self.means(statistic), [0.025, 0.975])
         return Interval(value=float(np.nanmean(statistic)), low=float(low), high=float(high))
+
+    def share(self, statistic: Array) -> Interval:
+        """The interval of an accuracy. Where all problems are right, or all wrong, resampling knows no doubt: there it
+        is Wilson's."""
+        known = statistic[~np.isnan(statistic)]
+        if known.size and (known == known[0]).all() and known[0] in (0.0, 1.0):
+            return wilson(int(known.sum()), known.size)
+        return self.interval(statistic)
 
 
 def as_record(point: Point, interval: Interval) -> Mapping[str, Any]:
