@@ -2,11 +2,13 @@
 
     python benchmarks/agents.py [--problems 200] [--minutes 9]
 
-Two agents. `calculator` (examples/tool_agent.py): the embedded policy with a tool, on arith-test; without
-search it votes among several solutions, with search the embedded GenPRM judges each step once, and its tokens count. `files`
-(examples/agent_steps.py): random tool calls on a folder; without search the tests choose among whole attempts, with search
-they judge every call; a seed is a problem. A search is compared with the plain agent that took at least as many tokens. What was measured stays in the
-work folder; another start goes on from there. Writes docs/agents-results.md.
+Two agents. `calculator` (examples/tool_agent.py): the embedded policy with a tool, on arith-test; without search it
+votes among several solutions, with search the embedded GenPRM judges each step once, and its tokens count. `files`
+(examples/agent_steps.py): random tool calls on a folder; without search the tests choose among whole attempts, with
+search they judge every call; tests cost no tokens, and a seed is a problem. A search is compared with the plain agent
+that took at least as many tokens, or with the most expensive one.
+
+What was measured stays in the work folder; another start goes on from there. Writes docs/agents-results.md.
 """
 
 from __future__ import annotations
@@ -155,7 +157,7 @@ def report(folder: Path) -> str:
     """docs/agents-results.md."""
     parts = [
         "# Agents with and without search",
-        __doc__.partition("\n\n")[2].partition("\n\n")[2].partition(" What was")[0],
+        __doc__.split("\n\n")[2],
     ]
     parts[1] += (
         "\n`python benchmarks/agents.py` measures this; intervals are of 95 %, differences are paired by problem."

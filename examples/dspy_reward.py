@@ -3,8 +3,8 @@
 tts-serve &
 python examples/dspy_reward.py http://127.0.0.1:8000/v1
 
-The attempts come from the gateway's model through DSPy's own client; any other model would do. The reward is GenPRM's value
-of the solution, judged in this process.
+The attempts come from the gateway's model through DSPy's own client; any other model would do. The reward is GenPRM's
+value of the solution, judged in this process.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 python examples/tool_agent.py
 
-The agent's own policy wraps the engine's: the model writes a step, the environment runs the calculation in it and puts the result
-where the model guessed one. The state is the calculator's memory, `r1`, `r2`, ..., a result for each step; it is replayed
-for each branch from the steps that led there. Verifier, budget, journal and strategies are the engine's.
+The agent's own policy wraps the engine's: the model writes a step, the environment runs the calculation in it and puts
+the result where the model guessed one. The state is the calculator's memory, `r1`, `r2`, ..., a result for each step;
+it is replayed for each branch from the steps that led there. Verifier, budget, journal and strategies are the engine's.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from tts_engine.types import Candidate, Key
 CALCULATION = re.compile(r"(\d+(?:[-+*/]\d+)+)=(\\boxed\{)?\d+(?:\.\d+)?")
 PROBLEM = Problem(
     id="shells",
-    prompt="Mia has 28 shells. 2 friends get 13 shells each from Mia. A magician doubles them. How many shells are left?",
+    prompt="Mia has 28 shells. 2 friends get 13 shells each from Mia. A magician doubles them. "
+    "How many shells are left?",
     answer="4",
 )
 
@@ -79,14 +80,14 @@ async def solve(
 
 
 async def main() -> None:
-    """The agent without search, voting, and with verifier-guided search, each within 1,000 tokens."""
+    """The agent without search, voting, and with verifier-guided search, each within 2,000 tokens."""
     async with Engine.from_config() as engine:
         for strategy, options in {
             "self-consistency": {"n": 32},
             "best-of-n": {"n": 32, "verifier_samples": 1},
             "beam": {"n": 8, "verifier_samples": 1},
         }.items():
-            outcome = await solve(engine, PROBLEM, budget="tokens=1000", strategy=strategy, **options)
+            outcome = await solve(engine, PROBLEM, budget="tokens=2000", strategy=strategy, **options)
             print(f"{strategy}: {outcome.answer} (right: {outcome.correct}) after {outcome.total.tokens} tokens")
 
 

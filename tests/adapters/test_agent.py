@@ -49,7 +49,7 @@ async def run(strategy: str, seed: int = 0, **params: int | str) -> Outcome:
 
 
 async def test_search_finds_what_plain_attempts_seldom_do() -> None:
-    beams = [await run("beam", seed, n=8, select="best") for seed in range(20)]
+    beams = [await run("beam", seed, n=16, select="best") for seed in range(20)]
     assert all(outcome.answer == "6" for outcome in beams)
     assert all(outcome.total.tokens <= 200 for outcome in beams)
     first = [await run("best-of-n", seed, n=1, select="best") for seed in range(20)]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -79,3 +79,15 @@ async def test_bad_input_is_told_to_the_caller(
 def test_a_bad_configuration_ends_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--verifier", "oracle"]) == 2
     assert capsys.readouterr().err.startswith("tts-mcp: ")
+
+
+async def test_a_cancelled_call_stops_its_work(simulated: dict[str, Any]) -> None:
+    slow = {"options": {"task": {"error_rate": 0.2}, "clock": "real", "speed": 0.01}}
+    config = {**simulated, **{role: simulated[role] | slow for role in ("policy", "verifier")}}
+    problem = Task(error_rate=0.2).problem(Key(3), steps=3)
+    async with Engine.from_config(config) as engine, Client(make_server(engine)) as client:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(client.call_tool("solve", {"problem": problem.prompt}), 0.5)
+        async with asyncio.timeout(10):
+            while engine.ledger.total.cancelled == 0:
+                await asyncio.sleep(0.05)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import Any, Generic, TypeVar
 
 from tts_engine.calls import Calls
@@ -28,8 +27,8 @@ class States(Generic[State]):
 
     Args:
         start: before the first step.
-        fork: makes a state that may be changed without changing the other; a deep copy by default. For an environment that
-            cannot be copied, replay the steps of the candidate instead (examples/tool_agent.py).
+        fork: makes a state that may be changed without changing the other; a deep copy by default. For an environment
+            that cannot be copied, replay the steps of the candidate instead (examples/tool_agent.py).
     """
 
     def __init__(self, start: State, fork: Callable[[State], State] = copy.deepcopy) -> None:
@@ -51,7 +50,7 @@ class States(Generic[State]):
 
 
 class Scorer:
-    """A judge from a function; steps that were made at once share a score. What it costs is the function's own affair."""
+    """A judge from a function; steps that were made at once share a score. What it costs is the function's affair."""
 
     def __init__(self, score: Score) -> None:
         self._score = score
@@ -117,5 +116,5 @@ async def search(
             step_allowance=step_cost,
             cost_ratio=0.0,
         )
-        outcome: Outcome = await partial(function, **checked)(handle)
-    return outcome
+        outcome: Outcome = await function(handle, **checked)
+        return outcome

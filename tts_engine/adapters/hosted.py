@@ -23,8 +23,8 @@ Source = Config | Mapping[str, Any] | Path | str | None
 class Hosted:
     """An `Engine` in a thread of its own. It starts when it is first used and ends with `close`; a context manager.
 
-    `solve` and `judge` wait for their result; `asolve` and `ajudge` are for coroutines on any asyncio loop. All may be called
-    from any number of threads at once, and a cancelled one stops its work in the engine.
+    `solve` and `judge` wait for their result; `asolve` and `ajudge` are for coroutines on any asyncio loop. All may be
+    called from any number of threads at once, and a cancelled one stops its work in the engine.
 
     Args:
         config: what to run; the embedded models if None.

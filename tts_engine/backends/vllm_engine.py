@@ -154,7 +154,7 @@ class Engines:
             raise ConfigError(f"the vllm backend needs {error.name}: pip install 'tts-engine[vllm]'") from None
         cpu = current_platform.is_cpu()
         placed = self.place(current_platform.get_device_total_memory(), cpu=cpu)[shared]
-        arguments = _arguments(shared) | (_on_cpu(shared.spec) if cpu else _on_gpu(shared.spec, placed))
+        arguments = _arguments(shared, cpu=cpu) | (_on_cpu(shared.spec) if cpu else _on_gpu(shared.spec, placed))
         try:
             with _environment(_variables(shared, cpu=cpu)):
                 args = AsyncEngineArgs(**(arguments | shared.spec.further))
@@ -194,7 +194,7 @@ async def _end(engine: Any) -> None:  # noqa: ANN401
     engine.shutdown()
 
 
-def _arguments(shared: Shared) -> dict[str, Any]:
+def _arguments(shared: Shared, *, cpu: bool) -> dict[str, Any]:
     spec = shared.spec
     arguments: dict[str, Any] = {
         "model": str(spec.folder),
@@ -209,7 +209,8 @@ def _arguments(shared: Shared) -> dict[str, Any]:
     }
     if shared.adapters:
         rank = max(map(_rank, shared.adapters))
-        arguments |= {"enable_lora": True, "max_loras": len(shared.adapters), "max_lora_rank": rank}
+        places = len(shared.adapters) + cpu  # a CPU gives requests without an adapter the last place: it must be empty
+        arguments |= {"enable_lora": True, "max_loras": places, "max_lora_rank": rank}
     return arguments
 
 
