@@ -1,6 +1,6 @@
 """Agents with and without verifier-guided search, at equal compute.
 
-    python benchmarks/agents.py [--problems 200] [--minutes 9]
+    python benchmarks/agents.py [--problems 170] [--minutes 9]
 
 Two agents. `calculator` (examples/tool_agent.py): the embedded policy with a tool, on arith-test; without search it
 votes among several solutions, with search the embedded GenPRM judges each step once, and its tokens count. `files`
@@ -169,7 +169,7 @@ def report(folder: Path) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--problems", type=int, default=200)
+    parser.add_argument("--problems", type=int, default=170)
     parser.add_argument("--minutes", type=float, default=9.0)
     parser.add_argument("--work", type=Path, default=Path("runs/agents"))
     parser.add_argument("--report-only", action="store_true")

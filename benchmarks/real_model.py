@@ -183,7 +183,7 @@ class Report:
                 "# A real model on real problems",
                 "",
                 "Written by `python benchmarks/real_model.py` from the recorded samples in `docs/real-model/`; do not"
-                f" edit. {NAME} (bf16 from its Q4_K_M file), vLLM on a CPU, one engine in both roles, the first"
+                f" edit. {NAME} (bf16 from its Q4_K_M file), vLLM on a CPU, one engine in both roles,"
                 f" {len(pools)} problems of GSM8K's test set, {N} solutions each (temperature 0.7, top-p 0.8, top-k 20,"
                 " at most 448 tokens). Percent with 95 % bootstrap intervals over problems; differences are paired."
                 " Tokens are those both roles computed for one problem, prompt tokens from a cache free; FLOPs by the"

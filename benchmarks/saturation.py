@@ -3,9 +3,10 @@
     python benchmarks/saturation.py --problems 24 --n 16 --samples 4
 
 Searches over two engines in this process (the embedded models unless others are named) and notes every model call. Then
-the same calls go straight to the same engines, their prefix caches emptied, as many at once as they have slots: no
-search, no sandbox, no ledger, no journal. The seeds are in the calls, so lengths are the same up to rounding. Search
-and raw run take turns (--rounds); the fraction is that of their generated tokens a second, its interval (t) over rounds.
+the same calls go straight to the same engines, their prefix caches emptied, as many in flight per model as the search
+had on average: no search, no sandbox, no ledger, no journal. The seeds are in the calls, so lengths are the same up to
+rounding. Search and raw run take turns (--rounds); the fraction is that of their generated tokens a second, its
+interval (t) over rounds.
 
 Prefill: prompt tokens that were computed (not found in the cache) as a multiple of the unique prompt tokens, the nodes
 of the tree of all prompts. An engine caches whole blocks (--block-size) and shares nothing between prompts that arrive
@@ -21,7 +22,7 @@ import math
 import statistics
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tts_engine import Engine, Problem
@@ -62,9 +63,10 @@ class Prefixes:
 
 async def search(
     engine: Engine, problems: Sequence[Problem], seed: int, at_once: int
-) -> tuple[float, int, list[Request]]:
-    """Seconds, generated tokens and the calls of one search."""
+) -> tuple[float, int, Counter[str], list[Request]]:
+    """Seconds, generated tokens, seconds of all calls of each model added up, and the calls of one search."""
     requests: list[Request] = []
+    busy = Counter[str]()
     tokens = 0
 
     def note(event: Event) -> None:
@@ -72,6 +74,7 @@ async def search(
         if event.kind == "call":
             requests.append(event.data["request"])
             tokens += event.data["completion"].tokens
+            busy[event.data["request"].model] += event.data["completion"].usage.seconds
 
     gate = asyncio.Semaphore(at_once)
 
@@ -81,11 +84,11 @@ async def search(
 
     started = time.perf_counter()
     await asyncio.gather(*map(one, problems))
-    return time.perf_counter() - started, tokens, requests
+    return time.perf_counter() - started, tokens, busy, requests
 
 
-async def raw(engine: Engine, requests: Sequence[Request], slots: int) -> tuple[float, int]:
-    """Seconds and generated tokens of the same calls, `slots` in flight per model, in the order of the search."""
+async def raw(engine: Engine, requests: Sequence[Request], in_flight: Mapping[str, float]) -> tuple[float, int]:
+    """Seconds and generated tokens of the same calls, so many in flight per model, in the order of the search."""
 
     async def feed(name: str) -> int:
         todo = iter([request for request in requests if request.model == name])
@@ -94,9 +97,10 @@ async def raw(engine: Engine, requests: Sequence[Request], slots: int) -> tuple[
         async def worker() -> None:
             nonlocal done
             for request in todo:
-                done += (await engine.backends[name].complete(request)).tokens
+                completion = await engine.backends[name].complete(request)
+                done += completion.tokens
 
-        await asyncio.gather(*(worker() for _ in range(slots)))
+        await asyncio.gather(*(worker() for _ in range(max(1, round(in_flight[name])))))
         return done
 
     started = time.perf_counter()
@@ -138,17 +142,20 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
     problems = load_problems(options.dataset)[: options.problems]
     speeds: dict[str, list[float]] = {"search": [], "raw": []}
     prefill, nodes, calls = Counter[str](), Counter[str](), 0
+    sizes: list[float] = []
     async with Engine(configuration(options), keep=False) as engine:
         await search(engine, problems[:4], 10**6, 4)  # warm up
         for seed in range(options.rounds):
             await reset(engine)
             before = computed(engine)
-            took, tokens, requests = await search(engine, problems, seed, options.at_once)
+            took, tokens, busy, requests = await search(engine, problems, seed, options.at_once)
             prefill.update(computed(engine) - before)
             nodes.update(unique(engine, requests))
             await reset(engine)
-            bare, same = await raw(engine, requests, options.slots)
+            in_flight = {name: busy[name] / took for name in engine.backends}
+            bare, same = await raw(engine, requests, in_flight)
             calls += len(requests)
+            sizes.append(sum(in_flight.values()))
             speeds["search"].append(tokens / took)
             speeds["raw"].append(same / bare)
     fractions = [ours / theirs for ours, theirs in zip(speeds["search"], speeds["raw"], strict=True)]
@@ -157,6 +164,7 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
         "rounds": options.rounds,
         "calls": calls,
         "block_size": options.block_size,
+        "calls_in_flight": round(statistics.mean(sizes), 1),
         "search_tokens_per_second": round(statistics.mean(speeds["search"])),
         "raw_tokens_per_second": round(statistics.mean(speeds["raw"])),
         "fraction": interval(fractions),
@@ -173,7 +181,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=16)
     parser.add_argument("--samples", type=int, default=4)
     parser.add_argument("--slots", type=int, default=64)
-    parser.add_argument("--at-once", type=int, default=12, help="problems at once in the search")
+    parser.add_argument("--at-once", type=int, default=24, help="problems at once in the search")
     parser.add_argument("--block-size", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
     print(json.dumps(asyncio.run(measure(parser.parse_args())), indent=2))

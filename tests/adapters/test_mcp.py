@@ -89,5 +89,5 @@ async def test_a_cancelled_call_stops_its_work(simulated: dict[str, Any]) -> Non
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(client.call_tool("solve", {"problem": problem.prompt}), 0.5)
         async with asyncio.timeout(10):
-            while engine.ledger.total.cancelled == 0:
+            while engine.ledger.total.wasted == 0:
                 await asyncio.sleep(0.05)

@@ -69,7 +69,7 @@ class VLLMBackend:
         trust_remote_code: bool = False,
         engine: Mapping[str, Any] | None = None,
     ) -> None:
-        if slots < 1 or (context is not None and context < 2) or not 0 < (memory or 1) <= 1:
+        if slots < 1 or (context is not None and context < 2) or (memory is not None and not 0 < memory <= 1):
             raise ConfigError("slots must be at least 1, context at least 2, memory a share above 0 and at most 1")
         folder = resolve(model)
         self._adapter_folder = folder if (folder / "adapter_config.json").is_file() else None
