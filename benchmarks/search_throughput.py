@@ -1,6 +1,6 @@
 """How much of the models' own speed a search keeps.
 
-    python benchmarks/search_throughput.py --problems 48
+    python benchmarks/search_throughput.py --problems 96
 
 Runs a search over the embedded models and notes every model call. Then the very same calls go straight to fresh
 backends, as fast as these take them: no search, no sandbox, no ledger, no journal. The seeds are in the calls, so both
@@ -27,11 +27,11 @@ from tts_engine.run import Event
 from tts_engine.types import Request
 
 
-def settings(strategy: str, n: int, samples: int) -> dict[str, Any]:
+def settings(strategy: str, n: int, samples: int, concurrency: int) -> dict[str, Any]:
     return {
         "strategy": {"name": strategy, "n": n},
         "verifier": {"name": "genprm", "samples": samples},
-        "run": {"concurrency": 24},
+        "run": {"concurrency": concurrency},
     }
 
 
@@ -82,7 +82,7 @@ async def compare(options: argparse.Namespace) -> None:
     columns = ("strategy", "calls", "tokens", "search tok/s", "raw tok/s", "fraction")
     table = Table(*columns, title="search against raw backends")
     for strategy in options.strategies:
-        config = settings(strategy, options.n, options.samples)
+        config = settings(strategy, options.n, options.samples, options.concurrency)
         fractions, speeds = [], Counter[str]()
         for _ in range(options.rounds):
             took, tokens, requests = await search(config, problems)
@@ -104,10 +104,11 @@ async def compare(options: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--problems", type=int, default=48)
+    parser.add_argument("--problems", type=int, default=96)
     parser.add_argument("--strategies", nargs="+", default=["self-consistency", "best-of-n", "beam"])
     parser.add_argument("--n", type=int, default=16)
     parser.add_argument("--samples", type=int, default=8)
+    parser.add_argument("--concurrency", type=int, default=48, help="problems at once in the search")
     parser.add_argument("--at-once", type=int, default=512, help="calls in flight per model in the raw run")
     parser.add_argument("--rounds", type=int, default=3)
     asyncio.run(compare(parser.parse_args()))
