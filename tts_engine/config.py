@@ -192,7 +192,7 @@ class RunConfig(Section):
         allocate: `adaptive` lets the run's budget flow to the problems where it helps most, at one price for all; None
             deals it out evenly.
         in_flight: calls of all models together that run at once, where they share a device: the policy's and the
-            verifier's are then admitted by weighted fair queueing (compute/scheduler.py); None leaves it to the backends.
+            verifier's are then admitted by weighted fair queueing (compute/scheduler.py). None: the backends decide.
         journal: keep every finished call in the run folder.
         baseline: for sets, also draw plain samples for the comparison with not searching.
     """
@@ -339,7 +339,7 @@ def check_params(
 
 
 def load_mapping(path: Path | str | None, sets: Sequence[str] = ()) -> dict[str, Any]:
-    """What a YAML file and assignments (`Config.load`) say together, not yet checked; `ConfigError` where they are none."""
+    """What a YAML file and assignments (`Config.load`) say together, not checked yet; `ConfigError` where they are none."""
     data = _read(Path(path)) if path is not None else {}
     for assignment in sets:
         data = _merge(data, parse_set(assignment))

@@ -40,8 +40,9 @@ class Encoder:
     """Encodes prompts; conversations that grow turn by turn cost only their new turn.
 
     The text is the chat template's rendering (the contents joined by blank lines, after the tokenizer's own beginning,
-    when there is no template; without any message that beginning alone); each continuation segment is encoded on its own. Text between added tokens is encoded
-    by itself and remembered, where the tokenizer gives the same tokens that way (byte-level BPE).
+    when there is no template; without any message that beginning alone); each continuation segment is encoded on its
+    own. Text between added tokens is encoded by itself and remembered, where the tokenizer gives the same tokens that
+    way (byte-level BPE).
     """
 
     def __init__(self, tokenizer: Any) -> None:  # noqa: ANN401 - transformers' tokenizers share no typed base
