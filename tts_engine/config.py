@@ -339,7 +339,7 @@ def check_params(
 
 
 def load_mapping(path: Path | str | None, sets: Sequence[str] = ()) -> dict[str, Any]:
-    """What a YAML file and assignments (`Config.load`) say together, not checked yet; `ConfigError` where they are none."""
+    """What a YAML file and assignments (`Config.load`) say together, not checked yet. Raises `ConfigError`."""
     data = _read(Path(path)) if path is not None else {}
     for assignment in sets:
         data = _merge(data, parse_set(assignment))

@@ -56,7 +56,7 @@ def _add_search(group: Any) -> None:  # noqa: ANN401
     group.add_argument("--select", metavar="RULE", help="weighted (default), best, majority, ...")
     group.add_argument("--verifier", metavar="NAME", help=VERIFIERS)
     group.add_argument(
-        "--verifier-samples", type=sample_number, metavar="K", help="judgements of each candidate; auto[:MOST]: until settled"
+        "--verifier-samples", type=sample_number, metavar="K", help="judgements of each candidate; or auto[:MOST]"
     )
     group.add_argument("--budget", metavar="LIMITS", help="for the run, both models: tokens=2M,flops=1e15,seconds=10m")
     group.add_argument("--budget-per-problem", metavar="LIMITS", help="the same, for each problem")
