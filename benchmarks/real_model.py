@@ -201,6 +201,9 @@ class Report:
                 + ", ".join(f"{stage} {count}" for stage, count in stages.items())
                 + "; the table uses those that all have.",
                 "",
+                "A reply of the judge that is nothing but a number counts as its grade: decided after the first 6"
+                " problems, where all 192 replies were, and none had the box that was asked for.",
+                "",
                 "`genprm`: GenPRM's messages in its direct mode, p(Yes) of every step, product over steps; the model"
                 " was never trained on them. `judge`: the model grades a solution from 0 to 10. `best` takes the answer"
                 " of the highest score, `weighted` that with the largest sum of scores; where no judgement is valid,"

@@ -98,8 +98,8 @@ async def test_an_endpoint_that_stays_dead_ends_the_run_which_can_be_resumed(
     journal = tmp_path / "journal.sqlite"
     with Running(*SIMULATED) as whole:
         expected, _ = await solve(settings(whole), problem_file)
-    server = Running(*SIMULATED).start()
-    config = settings(server, silence=0.5)
+    server = Running(*SIMULATED, "--pace", "0.002").start()
+    config = settings(server, silence=0.5) | {"run": {"concurrency": 1}}  # much is left to do after the first problem
 
     def on_event(event: Event) -> None:
         if event.kind == "problem_done":

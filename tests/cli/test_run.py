@@ -215,7 +215,7 @@ def test_a_budget_is_kept(run: Run, tmp_path: Path, problem_file: Path) -> None:
 def test_an_interrupted_run_keeps_what_it_paid_for_and_resumes(
     tmp_path: Path, config_file: Path, problem_file: Path, simulated: dict[str, Any], end: signal.Signals
 ) -> None:
-    options = simulated["policy"]["options"] | {"clock": "real", "speed": 4.0}
+    options = simulated["policy"]["options"] | {"clock": "real", "speed": 1.0}
     settings = simulated | {"policy": simulated["policy"] | {"options": options}, "run": {"concurrency": 1}}
     config_file.write_text(yaml.safe_dump(settings))
     command = [sys.executable, "-m", "tts_engine.cli.run", "--config", str(config_file), "--out", "r", "--no-baseline"]

@@ -141,7 +141,8 @@ def test_absurd_expressions_are_given_up_once(grader: Grader, absurd: str) -> No
     assert all(grader.ask("\\sqrt{4}", "2"))
 
 
-def test_a_worker_that_dies_or_hangs_is_replaced(grader: Grader) -> None:
+def test_a_worker_that_dies_or_hangs_is_replaced(grader: Grader, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tts_engine.formats.equivalence.PATIENCE", 3.0)
     assert all(grader.ask("x+1", "1+x"))
     for number in (signal.SIGKILL, signal.SIGSTOP):
         assert grader._process is not None

@@ -46,11 +46,13 @@ def index_of(text: str, steps: int) -> int | None:
 
 
 def grade_of(text: str) -> float | None:
-    r"""The boxed grade as a share; None where there is none in its range.
+    r"""The boxed grade as a share, or that of a reply that is nothing but a number (small models leave the box out).
 
-    >>> grade_of(r"So \boxed{7}"), grade_of(r"\boxed{8/10}"), grade_of(r"\boxed{12}")
-    (0.7, 0.8, None)
+    None where there is none in its range.
+
+    >>> grade_of(r"So \boxed{7}"), grade_of(r"\boxed{8/10}"), grade_of("9"), grade_of(r"\boxed{12}")
+    (0.7, 0.8, 0.9, None)
     """
-    answer = (extract_answer(text) or "").removesuffix(f"/{BEST_GRADE}").strip()
+    answer = (extract_answer(text) or text.strip()).removesuffix(f"/{BEST_GRADE}").strip()
     grade = int(answer) if _INTEGER.fullmatch(answer) else -1
     return grade / BEST_GRADE if 0 <= grade <= BEST_GRADE else None

@@ -18,8 +18,8 @@ from tts_engine.formats import equivalence_worker as worker
 
 START_SECONDS = 60.0
 """How long the process may take to import its libraries, on a slow disk."""
-GRACE = 1.0
-"""Seconds that a comparison may be late before its process is killed."""
+PATIENCE = 60.0
+"""Seconds before a process that neither answers nor uses up its processor time is killed."""
 LONGEST = 1 << 14
 """Characters of an answer that is looked at."""
 
@@ -64,7 +64,7 @@ class Grader:
         try:
             process.stdin.write(json.dumps(texts) + "\n")
             process.stdin.flush()
-            ready, _, _ = select.select([process.stdout], [], [], worker.SECONDS + GRACE)
+            ready, _, _ = select.select([process.stdout], [], [], PATIENCE)
             line = process.stdout.readline() if ready else ""
         except OSError:
             line = ""
