@@ -215,7 +215,7 @@ def test_a_budget_is_kept(run: Run, tmp_path: Path, problem_file: Path) -> None:
 def test_an_interrupted_run_keeps_what_it_paid_for_and_resumes(
     tmp_path: Path, config_file: Path, problem_file: Path, simulated: dict[str, Any], end: signal.Signals
 ) -> None:
-    options = simulated["policy"]["options"] | {"clock": "real", "speed": 1.0}
+    options = simulated["policy"]["options"] | {"clock": "real", "speed": 2.0}
     settings = simulated | {"policy": simulated["policy"] | {"options": options}, "run": {"concurrency": 1}}
     config_file.write_text(yaml.safe_dump(settings))
     command = [sys.executable, "-m", "tts_engine.cli.run", "--config", str(config_file), "--out", "r", "--no-baseline"]
@@ -226,6 +226,7 @@ def test_an_interrupted_run_keeps_what_it_paid_for_and_resumes(
         stdin=subprocess.DEVNULL,
         text=True,
         env=ENVIRONMENT,
+        preexec_fn=_interruptible,
     )
     deadline = time.monotonic() + 40
     while time.monotonic() < deadline and not _has_calls(tmp_path / "r"):
@@ -253,6 +254,11 @@ def test_an_interrupted_run_keeps_what_it_paid_for_and_resumes(
     assert summary["complete"]
     assert summary["problems"] == 6
     assert _calls(tmp_path / "r") > paid
+
+
+def _interruptible() -> None:
+    """In the child: a shell without job control starts what it runs in the background with SIGINT ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _has_calls(folder: Path) -> bool:
