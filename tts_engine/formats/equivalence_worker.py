@@ -20,7 +20,7 @@ from zlib import crc32
 
 READY = "ready\n"
 SECONDS = 2.0
-"""Processor time of one comparison, both ways; then the answers count as different, on an idle machine or a busy one."""
+"""Processor time of one comparison, both ways; then the answers count as different, on any machine."""
 MEMORY = 4 << 30
 """Bytes of address space."""
 EXTRACTION = {"fallback_mode": "first_match", "extraction_mode": "any_match"}
