@@ -10,7 +10,8 @@ from typing import Any
 
 from tests.adapters.conftest import EXAMPLES
 from tts_engine.adapters.told import Solved, Verified
-from tts_engine.cli.mcp import overrides, parser
+from tts_engine.cli.common import given, models
+from tts_engine.cli.mcp import parser
 from tts_engine.config import Config
 
 ROOT = EXAMPLES.parent
@@ -39,7 +40,7 @@ def test_the_entry_for_mcp_clients_is_understood() -> None:
     server = json.loads(block)["mcpServers"]["tts"]
     assert server["command"] == "tts-mcp"
     arguments = parser().parse_args(server["args"])
-    assert Config.load(None, arguments.set, overrides(arguments)).budget.per_problem.tokens == 50_000
+    assert Config.load(None, arguments.set, given(models(arguments))).budget.per_problem.tokens == 50_000
 
 
 def test_the_fields_and_files_that_are_named_exist() -> None:

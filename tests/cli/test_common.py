@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import tts_engine
-from tts_engine.cli.common import Parser, guarded, positive
-from tts_engine.errors import BackendError, DataError
+from tts_engine.cli.common import Parser, given, guarded, positive
+from tts_engine.errors import BackendError, DataError, first_line
 
 
 @pytest.mark.parametrize(
@@ -72,9 +72,19 @@ def test_usage_errors_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_help_names_every_strategy_and_verifier() -> None:
-    from tts_engine.cli import run
+    from tts_engine.cli import common, run
     from tts_engine.strategies import STRATEGIES
     from tts_engine.verifiers import VERIFIERS
 
     assert set(run.STRATEGIES.replace(" (default)", "").split(", ")) == set(STRATEGIES)
-    assert set(run.VERIFIERS.replace(" (default)", "").split(", ")) == {*VERIFIERS, "none"}
+    assert set(common.VERIFIERS.replace(" (default)", "").split(", ")) == {*VERIFIERS, "none"}
+
+
+def test_a_reason_is_one_line_and_never_empty() -> None:
+    assert first_line(ValueError("\nno such key\nat line 3")) == "no such key"
+    assert first_line(KeyError()) == "KeyError"
+
+
+def test_only_what_was_said_overrides_the_configuration() -> None:
+    options = {"run": {"seed": 0, "journal": False}, "policy": {"model": None}, "budget": {"per_problem": {"n": None}}}
+    assert given(options) == {"run": {"seed": 0, "journal": False}}

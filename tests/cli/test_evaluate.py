@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
-from tts_engine.backends.arithmetic import Task, apply, read_problem
+from tests.cli.conftest import exit_code
+from tests.worked import worked
+from tts_engine.backends.arithmetic import Task
 from tts_engine.cli.evaluate import main
 from tts_engine.types import Key
 
@@ -31,12 +33,7 @@ def steps_file(tmp_path: Path) -> Path:
 
 def _row(number: int, label: int) -> dict[str, Any]:
     problem = Task().problem(Key(5, (number,)), steps=4)
-    value, operations = read_problem(problem.prompt)
-    steps = []
-    for index, operation in enumerate(operations):
-        result = apply(value, operation) + (index == label)
-        steps.append(f"Step {index + 1}: {value}{operation[0]}{operation[1]}={result}.")
-        value = result
+    steps = worked(problem.prompt, label)
     return {"id": f"{number}:{label}", "problem": problem.prompt, "steps": steps, "label": label}
 
 
@@ -53,10 +50,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         verifier = {"backend": "simulated", "model": "v", "options": options, "params": {"mode": "analysis"}}
         Path("config.yaml").write_text(yaml.safe_dump({"verifier": verifier}))
         extra = ["--config", "config.yaml"] if arguments[0] == "processbench" else []
-        try:
-            code = main([*arguments, *extra])
-        except SystemExit as error:
-            code = int(error.code or 0)
+        code = exit_code(main, [*arguments, *extra])
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 

@@ -7,8 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tts_engine import __version__
-from tts_engine.cli.common import Parser, guarded, positive
+from tts_engine.cli.common import add_options, guarded, make_parser, positive
 
 EPILOG = """\
 examples:
@@ -25,16 +24,12 @@ output folder: summary.json, points.csv, points.jsonl, report.html, plots (with 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    command = Parser(
-        prog="tts-compare",
-        description="Measure strategies, numbers of solutions and of judgements against what they cost.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    command = make_parser(
+        "tts-compare", "Measure strategies, numbers of solutions and of judgements against what they cost.", EPILOG
     )
     _add_sources(command.add_argument_group("what is compared"))
     _add_grid(command.add_argument_group("grid"))
     _add_report(command.add_argument_group("report"))
-    command.add_argument("--version", action="version", version=f"tts-engine {__version__}")
     return command
 
 
@@ -47,16 +42,16 @@ def _add_sources(group: Any) -> None:  # noqa: ANN401  # argparse keeps the type
     group.add_argument("--limit", type=positive, metavar="M", help="only the first M problems (default: 20)")
     group.add_argument("--seeds", type=positive, metavar="S", help="draw every problem under S seeds (default: 1)")
     group.add_argument("--grid", metavar="FILE", help="YAML that names all of this, and searches to run")
-    group.add_argument("--config", metavar="FILE", help="configuration of tts-run to start from")
-    group.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any key of that configuration")
+    add_options(group, "--config", help="configuration of tts-run to start from")
+    add_options(group, "--set", help="any key of that configuration")
 
 
 def _add_grid(group: Any) -> None:  # noqa: ANN401
     group.add_argument("--n", type=numbers, metavar="N,...", help="solutions (default: 1,2,4,8,16)")
     group.add_argument("--k", type=numbers, metavar="K,...", help="judgements of each (default: 1,2,4,8)")
     group.add_argument("--select", type=words, metavar="RULE,...", help="majority,best,weighted,pessimistic,confidence")
-    group.add_argument("--policy", action="append", metavar="DIR", help="model that writes; may be repeated")
-    group.add_argument("--verifier", action="append", metavar="NAME", help="verifier; may be repeated, or none")
+    add_options(group, "--policy", action="append", help="model that writes; may be repeated")
+    add_options(group, "--verifier", action="append", help="verifier; may be repeated, or none")
     group.add_argument(
         "--search", action="append", metavar="NAME", help="also run this strategy at every N and K; may be repeated"
     )
@@ -68,7 +63,7 @@ def _add_report(group: Any) -> None:  # noqa: ANN401
     group.add_argument("--out", metavar="DIR", help="output folder (default: runs/<time>-compare)")
     group.add_argument("--resume", metavar="DIR", help="go on with the sweep in this folder")
     group.add_argument("--draws", type=positive, default=256, metavar="D", help="random subsets of a problem's samples")
-    group.add_argument("--json", action="store_true", help="print the summary as JSON instead of the report")
+    add_options(group, "--json")
     group.add_argument("--quiet", action="store_true", help="no progress, and only the recommendation")
 
 

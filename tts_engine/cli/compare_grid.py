@@ -11,7 +11,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tts_engine.config import Config, Positive, VerifierConfig, check_params, load_mapping, lookup
+from tts_engine.config import Config, Positive, VerifierConfig, check_params, lookup
+from tts_engine.configfile import load_mapping
 from tts_engine.errors import ConfigError
 from tts_engine.report.points import SELECTORS, Grid
 from tts_engine.resolving import resolved

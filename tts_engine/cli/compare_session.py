@@ -22,8 +22,10 @@ from tts_engine import __version__
 from tts_engine.cli.compare_grid import SweepConfig, base_configs, planned, tasks, verifier_configs
 from tts_engine.cli.compare_sweep import Sweep, perform, results
 from tts_engine.compute.budget import Budget
-from tts_engine.config import Config, load_mapping
+from tts_engine.config import Config
+from tts_engine.configfile import load_mapping
 from tts_engine.errors import DataError
+from tts_engine.files import make_folder, occupied, write_text
 from tts_engine.problems import load_problems
 from tts_engine.report.compare import Measured, Recording, compare, main_unit, recommendation, summarize
 from tts_engine.report.comparehtml import page
@@ -32,7 +34,7 @@ from tts_engine.report.frontier import Recommendation, limits_of
 from tts_engine.report.points import SELECTORS, Grid
 from tts_engine.report.recordings import load_recordings
 from tts_engine.report.terminal import make_console
-from tts_engine.report.writer import write_lines, write_text
+from tts_engine.report.writer import write_lines
 
 DEFAULT_SET, DEFAULT_LIMIT = "arith-test", 20
 STORED = "sweep.yaml"
@@ -82,16 +84,9 @@ def _folder(arguments: Namespace) -> Path:
             raise DataError(f"{folder} holds no sweep to resume; start one with --out {folder}")
         return folder
     folder = Path(arguments.out) if arguments.out else Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-compare"
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if occupied(folder):
         raise DataError(f"{folder} is not empty; go on with it by --resume {folder}, or choose another --out")
     return folder
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"cannot write to {folder} ({error.strerror}); choose another --out") from None
 
 
 def _recorded(arguments: Namespace) -> Sources:
@@ -117,7 +112,7 @@ def _swept(arguments: Namespace, folder: Path, stderr: Console) -> Sources:
     verifiers = verifier_configs(wanted)
     found = tasks(wanted, verifiers)
     policies = base_configs(wanted)
-    _make(folder)
+    make_folder(folder)
     write_text(folder / STORED, yaml.safe_dump(wanted.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
     recordings: list[Recording] = []
     measured: list[Measured] = []
@@ -202,7 +197,7 @@ def recommended(chosen: Recommendation, advice: Mapping[str, Any]) -> str:
 
 def write_report(folder: Path, summary: Mapping[str, Any]) -> None:
     """summary.json, points.jsonl, points.csv, report.html and, with matplotlib, the plots."""
-    _make(folder)
+    make_folder(folder)
     write_text(folder / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
     rows = [{"name": name, **row} for name, row in zip(summary["names"], summary["points"], strict=True)]
     write_lines(folder / "points.jsonl", rows)

@@ -7,8 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from tts_engine import __version__
-from tts_engine.cli.common import Parser, guarded, positive
+from tts_engine.cli.common import add_options, guarded, make_parser, positive
 
 EPILOG = """\
 examples:
@@ -21,13 +20,7 @@ examples:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    command = Parser(
-        prog="tts-eval",
-        description="Measure verifiers on solutions whose first wrong step is known.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    command.add_argument("--version", action="version", version=f"tts-engine {__version__}")
+    command = make_parser("tts-eval", "Measure verifiers on solutions whose first wrong step is known.", EPILOG)
     commands = command.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_processbench(commands.add_parser("processbench", help="judge a labelled set (ProcessBench or PRMBench form)"))
     _add_score(commands.add_parser("score", help="score the recorded predictions of another system"))
@@ -38,19 +31,15 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_processbench(command: argparse.ArgumentParser) -> None:
     command.add_argument("source", metavar="FILE|embedded", help="JSON or JSONL with id, problem, steps, label")
-    command.add_argument("--limit", type=positive, metavar="M", help="only the first M items (of embedded: 300)")
+    command.add_argument("--limit", type=positive, metavar="M", help="M items, drawn by their ids (of embedded: 300)")
     command.add_argument("--skip-malformed", action="store_true", help="leave malformed rows out, and say how many")
-    command.add_argument("--verifier", metavar="NAME", help="genprm (default), prm, ...")
-    command.add_argument("--verifier-model", metavar="DIR", help="model that verifies")
+    add_options(command, "--verifier", "--verifier-model")
     command.add_argument(
         "--verifier-samples", type=sample_counts, metavar="K,K,...", help="judgements an item; only the largest is paid"
     )
     command.add_argument("--budget", metavar="LIMITS", help="for the run: tokens=2M,flops=1e15,seconds=10m")
-    command.add_argument("--config", metavar="FILE", help="YAML configuration")
-    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any key of the configuration")
-    command.add_argument("--seed", type=int, metavar="S", help="of every random draw")
+    add_options(command, "--config", "--set", "--seed", "--unsafe-sandbox")
     command.add_argument("--concurrency", type=positive, metavar="C", help="items at once")
-    command.add_argument("--unsafe-sandbox", action="store_true", help="run checks even where they cannot be confined")
     command.add_argument("--out", metavar="DIR", help="folder for items.jsonl, summary.json, journal and plots")
     command.add_argument("--resume", action="store_true", help="go on with what is in --out; nothing is paid twice")
     _add_output(command)
@@ -60,7 +49,7 @@ def _add_score(command: argparse.ArgumentParser) -> None:
     command.add_argument("source", metavar="FILE", help='JSONL with "id" and "prediction" (-1: no error, null: none)')
     command.add_argument("--gold", metavar="FILE", help="labelled set; left out where the rows have labels themselves")
     command.add_argument("--partial", action="store_true", help="items without a prediction do not count")
-    command.add_argument("--seed", type=int, default=0, metavar="S", help="of the bootstrap")
+    add_options(command, "--seed", default=0, help="of the bootstrap")
     _add_output(command)
 
 
@@ -72,7 +61,7 @@ def _add_calibrate(command: argparse.ArgumentParser) -> None:
     command.add_argument("--k", type=positive, metavar="K", help="number of samples (default: the largest there is)")
     command.add_argument("--method", choices=("isotonic", "temperature"), default="isotonic")
     command.add_argument("--level", choices=("solutions", "steps"), default="solutions", help="what is calibrated")
-    command.add_argument("--seed", type=int, default=0, metavar="S", help="of the cross-validation")
+    add_options(command, "--seed", default=0, help="of the cross-validation")
 
 
 def _add_make(command: argparse.ArgumentParser) -> None:
@@ -81,11 +70,11 @@ def _add_make(command: argparse.ArgumentParser) -> None:
     command.add_argument("--per-problem", type=positive, default=3, metavar="M", help="most of one problem (default 3)")
     command.add_argument("--problems", default="arith-dev", metavar="NAME", help="problem set with plans")
     command.add_argument("--policy", default="embedded:policy", metavar="DIR", help="model that writes the solutions")
-    command.add_argument("--seed", type=int, default=0, metavar="S", help="of the sampling")
+    add_options(command, "--seed", default=0, help="of the sampling")
 
 
 def _add_output(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--json", action="store_true", help="print the summary as JSON instead of the table")
+    add_options(command, "--json", help="print the summary as JSON instead of the table")
     command.add_argument("--quiet", action="store_true", help="no progress, and only the F1")
 
 

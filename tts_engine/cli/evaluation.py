@@ -8,6 +8,7 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,14 @@ from rich.progress import Progress
 
 from tts_engine import __version__
 from tts_engine.calibration import NAME, fit
+from tts_engine.cli.common import given
 from tts_engine.cli.embedded_steps import sample_labelled
 from tts_engine.cli.session import limits
 from tts_engine.config import Config, StrategyConfig
 from tts_engine.errors import ConfigError, DataError, TTSError, UsageError
+from tts_engine.files import make_folder, occupied, write_text
 from tts_engine.report.benchtable import bench_report, localisation_report
-from tts_engine.report.labelled import Labelled, LabelledSet, load_labelled, record
+from tts_engine.report.labelled import Labelled, LabelledSet, drawn, load_labelled, record
 from tts_engine.report.processbench import Record, item_record, summarize, total_usage
 from tts_engine.report.recorded import cross_validated, judged_pairs
 from tts_engine.report.recorded import score as score_recorded
@@ -29,7 +32,7 @@ from tts_engine.report.reliability import brier, expected_error, reliability
 from tts_engine.report.summary import powers
 from tts_engine.report.terminal import make_console
 from tts_engine.report.words import percent
-from tts_engine.report.writer import write_lines, write_text
+from tts_engine.report.writer import write_lines
 from tts_engine.resolving import resolved
 from tts_engine.run import Engine
 
@@ -46,7 +49,7 @@ def processbench(arguments: Namespace) -> int:
     samples = arguments.verifier_samples or tuple(powers(config.verifier.samples))
     started = time.monotonic()
     try:
-        records = asyncio.run(_judge(labelled.items[: arguments.limit], config, samples, folder, arguments, stderr))
+        records = asyncio.run(_judge(labelled.items, config, samples, folder, arguments, stderr))
     except KeyboardInterrupt:
         if folder:
             stderr.print(f"interrupted; go on with the same command and --resume ({folder})", soft_wrap=True)
@@ -92,13 +95,27 @@ def make_embedded(arguments: Namespace) -> int:
 
 
 def _labelled(arguments: Namespace, folder: Path | None) -> LabelledSet:
-    """The set that is to be judged; `embedded` is sampled, and kept in the folder for the next time."""
-    if arguments.source != EMBEDDED_SET:
-        return load_labelled(arguments.source, skip_malformed=arguments.skip_malformed)
+    """The set that is to be judged, or as much of it as was asked for."""
+    if arguments.source == EMBEDDED_SET:
+        found = _embedded(arguments.limit, folder)
+    else:
+        found = load_labelled(arguments.source, skip_malformed=arguments.skip_malformed)
+    return replace(found, items=drawn(found.items, arguments.limit)) if arguments.limit else found
+
+
+def _embedded(count: int | None, folder: Path | None) -> LabelledSet:
+    """So many (300) solutions of the embedded policy, kept in the folder for the next time.
+
+    Raises:
+        DataError: those that were kept are fewer; a larger set is another one.
+    """
     kept = folder / "labelled.jsonl" if folder else None
     if kept and kept.is_file():
-        return load_labelled(str(kept))
-    items = sample_labelled("embedded:policy", "arith-dev", arguments.limit or 300, per_problem=3, seed=0)
+        found = load_labelled(str(kept))
+        if count and len(found.items) < count:
+            raise DataError(f"{kept} holds {len(found.items)} solutions, not {count}; choose another --out")
+        return found
+    items = sample_labelled("embedded:policy", "arith-dev", count or 300, per_problem=3, seed=0)
     if kept:
         write_lines(kept, map(record, items))
     return LabelledSet(items=tuple(items))
@@ -113,17 +130,17 @@ def judging_config(config: Config) -> Config:
 
 def overrides(arguments: Namespace) -> dict[str, Any]:
     """The options of `processbench` as a nested configuration."""
-    verifier = {"name": arguments.verifier, "model": arguments.verifier_model}
-    run = {"seed": arguments.seed, "concurrency": arguments.concurrency}
-    options: dict[str, dict[str, Any]] = {
-        "verifier": {key: value for key, value in verifier.items() if value is not None},
-        "run": {key: value for key, value in run.items() if value is not None},
-        "sandbox": {"unsafe": True} if arguments.unsafe_sandbox else {},
-        "budget": {key: value for key, value in limits(arguments.budget).items() if value is not None},
+    options = {
+        "verifier": {
+            "name": arguments.verifier,
+            "model": arguments.verifier_model,
+            "samples": max(arguments.verifier_samples or (), default=None),
+        },
+        "run": {"seed": arguments.seed, "concurrency": arguments.concurrency},
+        "sandbox": {"unsafe": arguments.unsafe_sandbox},
+        "budget": limits(arguments.budget),
     }
-    if arguments.verifier_samples:
-        options["verifier"]["samples"] = max(arguments.verifier_samples)
-    return options
+    return given(options)
 
 
 def _folder(arguments: Namespace) -> Path | None:
@@ -133,12 +150,9 @@ def _folder(arguments: Namespace) -> Path | None:
             raise DataError("--resume needs the folder to go on with: --out DIR")
         return None
     folder = Path(arguments.out)
-    if folder.exists() and not arguments.resume and (not folder.is_dir() or any(folder.iterdir())):
+    if not arguments.resume and occupied(folder):
         raise DataError(f"{folder} is not empty; add --resume to go on with it, or choose another --out")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"cannot write to {folder} ({error.strerror}); choose another --out") from None
+    make_folder(folder)
     return folder
 
 

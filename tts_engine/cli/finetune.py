@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tts_engine.cli.common import INTERRUPTED_EXIT, positive
+from tts_engine.cli.common import INTERRUPTED_EXIT, add_options, positive
 from tts_engine.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def add_parser(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type
     parser.add_argument("--data", type=Path, help="JSONL, one conversation a line; a dry run can do without")
     parser.add_argument("--out", type=Path, help="folder to write; the trained model is its folder `model`")
     parser.add_argument("--recipe", type=Path, help="YAML, such as configs/genprm-7b-sft.yaml")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of the recipe")
+    add_options(parser, "--set", help="change a key of the recipe")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
     parser.add_argument("--dry-run", action="store_true", help="build the batches and print what the run will take")
     parser.add_argument("--tokenizer", help="dry run: folder of a tokenizer, where --model holds a config.json only")

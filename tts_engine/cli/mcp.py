@@ -6,10 +6,8 @@ import argparse
 import asyncio
 import sys
 from collections.abc import Sequence
-from typing import Any
 
-from tts_engine import __version__
-from tts_engine.cli.common import Parser, guarded
+from tts_engine.cli.common import add_options, given, guarded, make_parser, models
 
 EPILOG = """\
 An MCP client starts this command itself and talks to it over standard input and output. As an entry of its settings:
@@ -22,21 +20,12 @@ docs/agents.md has more.
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    command = Parser(
-        prog="tts-mcp",
-        description="Serve verifier-guided search and verification to agents (Model Context Protocol, stdio).",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    command = make_parser(
+        "tts-mcp", "Serve verifier-guided search and verification to agents (Model Context Protocol, stdio).", EPILOG
     )
-    command.add_argument(
-        "--policy", metavar="DIR", help="model that writes: folder in Hugging Face format, or hub name"
-    )
-    command.add_argument("--verifier", metavar="NAME", help="how solutions are judged (default: genprm)")
-    command.add_argument("--verifier-model", metavar="DIR", help="model that verifies")
-    command.add_argument("--config", metavar="FILE", help="YAML configuration, as for tts-run")
-    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any key of the configuration")
-    command.add_argument("--unsafe-sandbox", action="store_true", default=None, help="run checks even unconfined")
-    command.add_argument("--version", action="version", version=f"tts-engine {__version__}")
+    add_options(command, "--policy", "--verifier", "--verifier-model")
+    add_options(command, "--config", help="YAML configuration, as for tts-run")
+    add_options(command, "--set", "--unsafe-sandbox")
     return command
 
 
@@ -59,19 +48,8 @@ def start(arguments: argparse.Namespace) -> int:
         from tts_engine.adapters.mcp import serve
     except ModuleNotFoundError as error:
         raise ConfigError(f"tts-mcp needs {error.name}: pip install 'tts-engine[mcp]'") from None
-    asyncio.run(serve(Config.load(arguments.config, arguments.set, overrides(arguments))))
+    asyncio.run(serve(Config.load(arguments.config, arguments.set, given(models(arguments)))))
     return 0
-
-
-def overrides(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The options of the command line as a nested configuration."""
-    options = {
-        "policy": {"model": arguments.policy},
-        "verifier": {"name": arguments.verifier, "model": arguments.verifier_model},
-        "sandbox": {"unsafe": arguments.unsafe_sandbox},
-    }
-    given = {section: {k: v for k, v in keys.items() if v is not None} for section, keys in options.items()}
-    return {section: keys for section, keys in given.items() if keys}
 
 
 if __name__ == "__main__":

@@ -6,10 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from tts_engine import __version__
-from tts_engine.cli.common import Parser, guarded
+from tts_engine.cli.common import Parser, add_options, given, guarded, make_parser, models
 
 EPILOG = """\
 examples:
@@ -26,26 +24,18 @@ DEFAULT_KEYS = Path("keys.json")
 
 def parser() -> argparse.ArgumentParser:
     """The command line without sub-command."""
-    command = Parser(
-        prog="tts-serve",
-        description="Serve verifier-guided search behind OpenAI's protocol; `tts-serve keys` manages API keys.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    command = make_parser(
+        "tts-serve", "Serve verifier-guided search behind OpenAI's protocol; `tts-serve keys` manages API keys.", EPILOG
     )
     command.add_argument("--host", metavar="ADDRESS", help="where to listen (default: this machine only)")
     command.add_argument("--port", type=int, metavar="P", help="default 8000; 0 takes a free one")
     command.add_argument("--keys", metavar="FILE", help="API keys; without, whoever reaches the gateway may use it")
     command.add_argument("--open", action="store_true", default=None, help="listen to other machines without keys")
-    command.add_argument(
-        "--policy", metavar="DIR", help="model that writes: folder in Hugging Face format, or hub name"
-    )
-    command.add_argument("--verifier", metavar="NAME", help="how solutions are judged (default: genprm)")
-    command.add_argument("--verifier-model", metavar="DIR", help="model that verifies")
-    command.add_argument("--config", metavar="FILE", help="YAML configuration, with a section `serve`")
-    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any key of the configuration")
+    add_options(command, "--policy", "--verifier", "--verifier-model")
+    add_options(command, "--config", help="YAML configuration, with a section `serve`")
+    add_options(command, "--set")
     command.add_argument("--log-content", action="store_true", default=None, help="log problems and answers too")
-    command.add_argument("--unsafe-sandbox", action="store_true", default=None, help="run checks even unconfined")
-    command.add_argument("--version", action="version", version=f"tts-engine {__version__}")
+    add_options(command, "--unsafe-sandbox")
     return command
 
 
@@ -92,19 +82,8 @@ def start(arguments: argparse.Namespace) -> int:
         from tts_engine.serve.settings import GatewayConfig
     except ModuleNotFoundError as error:
         raise ConfigError(f"tts-serve needs {error.name}: pip install 'tts-engine[serve]'") from None
-    return run(GatewayConfig.load(arguments.config, arguments.set, overrides(arguments)))
-
-
-def overrides(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The options of the command line as a nested configuration."""
-    options = {
-        "policy": {"model": arguments.policy},
-        "verifier": {"name": arguments.verifier, "model": arguments.verifier_model},
-        "sandbox": {"unsafe": arguments.unsafe_sandbox},
-        "serve": {name: getattr(arguments, name) for name in ("host", "port", "keys", "open", "log_content")},
-    }
-    given = {section: {k: v for k, v in keys.items() if v is not None} for section, keys in options.items()}
-    return {section: keys for section, keys in given.items() if keys}
+    own = {name: getattr(arguments, name) for name in ("host", "port", "keys", "open", "log_content")}
+    return run(GatewayConfig.load(arguments.config, arguments.set, given(models(arguments) | {"serve": own})))
 
 
 def manage(arguments: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tts_engine.cli import finetune
-from tts_engine.cli.common import Parser, guarded
+from tts_engine.cli.common import Parser, add_options, guarded
 from tts_engine.errors import UsageError
 
 PIPELINE = {
@@ -67,12 +67,11 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in PIPELINE.items():
         stage = commands.add_parser(name, help=text)
-        stage.add_argument(
-            "--config", type=Path, help="YAML with a section a stage, such as configs/train-embedded.yaml"
-        )
-        stage.add_argument("--set", action="append", default=[], metavar="STAGE.KEY=VALUE", help="any key of it")
+        sections = "YAML with a section a stage, such as configs/train-embedded.yaml"
+        add_options(stage, "--config", type=Path, help=sections)
+        add_options(stage, "--set", metavar="STAGE.KEY=VALUE", help="any key of it")
         stage.add_argument("--out", type=Path, required=True, help="folder of the pipeline, one output a stage")
-        stage.add_argument("--seed", type=int, help="of every random draw; default: the configuration's, else 0")
+        add_options(stage, "--seed", help="of every random draw; default: the configuration's, else 0")
         stage.add_argument("--again", action="store_true", help="make this stage, and what follows, anew")
     finetune.add_parser(commands)
     embedded = commands.add_parser("embedded", help="make the problem sets, tokenizer and models of the package")

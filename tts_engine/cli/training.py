@@ -14,7 +14,8 @@ from rich.progress import MofNCompleteColumn, Progress, TaskID, TimeRemainingCol
 
 from tts_engine.cli.training_eval import evaluate
 from tts_engine.cli.training_eval import table as evaluation_table
-from tts_engine.config import check_params, load_mapping, lookup
+from tts_engine.config import check_params, lookup
+from tts_engine.configfile import load_mapping
 from tts_engine.errors import ConfigError
 from tts_engine.problems import load_problems
 from tts_engine.report.terminal import make_console

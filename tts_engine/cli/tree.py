@@ -7,8 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tts_engine import __version__
-from tts_engine.cli.common import Parser, guarded
+from tts_engine.cli.common import guarded, make_parser
 
 EPILOG = """\
 examples:
@@ -20,16 +19,12 @@ examples:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    command = Parser(
-        prog="tts-tree",
-        description="Export the search trees of a run: an HTML page to walk through, GraphML or JSON.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    command = make_parser(
+        "tts-tree", "Export the search trees of a run: an HTML page to walk through, GraphML or JSON.", EPILOG
     )
     command.add_argument("run", type=Path, metavar="RUN_FOLDER", help="what tts-run wrote with --out")
     command.add_argument("--problem", metavar="ID", help="only this problem; GraphML takes one")
     command.add_argument("--out", type=Path, required=True, metavar="FILE", help="ends in .html, .graphml or .json")
-    command.add_argument("--version", action="version", version=f"tts-engine {__version__}")
     return command
 
 

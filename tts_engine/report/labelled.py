@@ -8,14 +8,14 @@ step), optionally `generator` and `final_answer_correct`. PRMBench: `modified_qu
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tts_engine.errors import DataError
 from tts_engine.problems import builtin_sets, list_items, read_text
-from tts_engine.types import Problem
+from tts_engine.types import Key, Problem
 
 ALL_RIGHT = -1
 """The label of a solution without a wrong step."""
@@ -65,6 +65,15 @@ def load_labelled(source: str, *, skip_malformed: bool = False) -> LabelledSet:
     if not items:
         raise DataError(f"{source} holds no labelled solution; {FORM}")
     return LabelledSet(items=tuple(items.values()), skipped=tuple(skipped))
+
+
+def drawn(items: Sequence[Labelled], count: int) -> tuple[Labelled, ...]:
+    """`count` of the items, in their order: files are sorted by label, so the first ones would not do.
+
+    Which ones depends on their ids alone (`Key`), so every verifier gets the same and a larger `count` keeps them.
+    """
+    chosen = {item.problem.id for item in sorted(items, key=lambda item: Key(0, (item.problem.id,)).int())[:count]}
+    return tuple(item for item in items if item.problem.id in chosen)
 
 
 def read_rows(source: str) -> Iterator[tuple[str, Any]]:
