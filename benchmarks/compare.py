@@ -25,7 +25,7 @@ from tts_engine.report.compare import Comparison, compare, main_unit, recommenda
 from tts_engine.report.comparetable import exponent_lines, points_of, verdict_lines
 from tts_engine.report.points import Grid
 from tts_engine.report.recordings import load_recordings
-from tts_engine.report.words import short
+from tts_engine.report.words import bounded, short
 
 BUDGETS = ("tokens=100", "tokens=300", "tokens=1000", "tokens=3000")
 REAL = ("example_model_solutions.jsonl.gz", "sampled_qwen25math_rm__math_cot_100.jsonl.gz", "gpt-4_0.7_naive_cot")
@@ -65,7 +65,7 @@ def frontier_table(summary: Record, unit: str) -> list[str]:
     rows = [f"| frontier by {unit} | {unit} a problem | accuracy | points gained |", "|---|---|---|---|"]
     for entry in summary["frontier"][unit]:
         gain = points_of(entry["gain"]) if entry["gain"] else ""
-        rows.append(f"| {entry['name']} | {short(entry['cost'])} | {percent(entry['accuracy'])} | {gain} |")
+        rows.append(f"| {entry['name']} | {short(entry['cost'])} | {bounded(entry['accuracy'])} | {gain} |")
     return rows
 
 
@@ -76,7 +76,7 @@ def difficulty_table(bins: list[Record]) -> list[str]:
     ]
     for entry in bins:
         span = f"{entry['pass1_low']:.2f} to {entry['pass1_high']:.2f}"
-        cells = " | ".join(f"{percent(entry[kind])}" for kind in ("plain", "verified"))
+        cells = " | ".join(bounded(entry[kind]) for kind in ("plain", "verified"))
         rows.append(f"| {span} | {entry['problems']:g} | {cells} | {points_of(entry['gain'])} |")
     return rows
 
@@ -89,14 +89,14 @@ def advice_table(advice: list[Record]) -> list[str]:
     for entry in advice:
         budget = ", ".join(f"{unit}={limit:g}" for unit, limit in entry["budget"].items())
         gain = "is plain" if entry["plain"] else points_of(entry["gain_over_plain"])
-        cells = [budget, entry["name"], percent(entry["accuracy"]), f"{100 * entry['held_out']:.1f}", gain]
+        cells = [budget, entry["name"], bounded(entry["accuracy"]), f"{100 * entry['held_out']:.1f}", gain]
         rows.append(f"| {' | '.join(cells)} |")
     return rows
 
 
 def recorded_table(name: str, found: Comparison, summary: Record) -> str:
     """Every configuration of a recording, and what could not be estimated."""
-    passes = ", ".join(f"pass@{n} {percent(rate)}" for n, rate in summary["pass"].items())
+    passes = ", ".join(f"pass@{n} {bounded(rate)}" for n, rate in summary["pass"].items())
     lines = [
         f"**{name}**: {summary['problems']} problems. {summary['pass_policy']}: {passes}",
         "",
@@ -105,15 +105,11 @@ def recorded_table(name: str, found: Comparison, summary: Record) -> str:
     ]
     for point in found.points:
         gain = points_of(found.bootstrap.interval(point.accuracy - found.points[0].accuracy).asdict())
-        accuracy = percent(found.bootstrap.interval(point.accuracy).asdict())
+        accuracy = bounded(found.bootstrap.interval(point.accuracy))
         lines.append(f"| {point.setting.name.replace(f'{name}: ', '')} | {accuracy} | {gain} |")
     lines += ["", *(f"- {line}" for line in verdict_lines(summary))]
     lines += [f"- cost in {unit}: not estimable, {why}" for unit, why in summary["not_estimable"].items()]
     return "\n".join(lines)
-
-
-def percent(found: Record) -> str:
-    return f"{100 * found['value']:.1f} [{100 * found['low']:.1f}, {100 * found['high']:.1f}]"
 
 
 def put(document: Path, name: str, text: str) -> None:

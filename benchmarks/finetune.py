@@ -24,6 +24,7 @@ from typing import Any
 from tts_engine.cli.evaluate import main as evaluate
 from tts_engine.cli.train import main as train
 from tts_engine.formats import genprm
+from tts_engine.report.words import bounded
 from tts_engine.sandbox.pool import SubprocessSandbox
 
 RECIPE = {
@@ -129,15 +130,8 @@ def fit(arguments: argparse.Namespace) -> None:
 def row(name: str, found: dict[str, Any]) -> str:
     """A line of the table."""
     mean = found["mean"]
-    cells = [percent(mean[key]) for key in ("f1", "err_acc", "corr_acc")]
+    cells = [bounded(mean[key]) if mean[key] else "none" for key in ("f1", "err_acc", "corr_acc")]
     return f"| {name} | {' | '.join(cells)} | {found['per_solution']['tokens']:,.0f} | {found['invalid_share']:.1%} |"
-
-
-def percent(interval: dict[str, float] | None) -> str:
-    """Value and 95 % interval in percent."""
-    if interval is None:
-        return "none"
-    return f"{100 * interval['value']:.1f} [{100 * interval['low']:.1f}, {100 * interval['high']:.1f}]"
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tts_engine.cli.evaluate import main as evaluate
+from tts_engine.report.words import bounded
 
 HEAD = "| verifier | K | F1, mean rule | F1, vote rule | err-acc | corr-acc | AUC in problem | tokens | unparseable |"
 
@@ -34,13 +35,8 @@ def row(verifier: str, k: str, found: dict[str, Any]) -> str:
     mean, tokens = found["mean"], found["per_solution"]["tokens"]
     shares = (mean["f1"], found["vote"]["f1"], mean["err_acc"], mean["corr_acc"])
     area = found["auc_within"]
-    cells = [*map(percent, shares), f"{area['value']:.3f} [{area['low']:.3f}, {area['high']:.3f}]", f"{tokens:,.0f}"]
+    cells = [*map(bounded, shares), bounded(area, ".3f", 1), f"{tokens:,.0f}"]
     return f"| `{verifier}` | {k} | {' | '.join(cells)} | {found['invalid_share']:.1%} |"
-
-
-def percent(interval: dict[str, float]) -> str:
-    """Value and 95 % interval in percent."""
-    return f"{100 * interval['value']:.1f} [{100 * interval['low']:.1f}, {100 * interval['high']:.1f}]"
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
+from rich.progress import MofNCompleteColumn, Progress, TaskID, TimeElapsedColumn
 
 import tts_engine
 from tts_engine import Engine, Outcome
@@ -33,12 +33,15 @@ from tts_engine.report.pools import Arm, Array, Pool, samples_of
 from tts_engine.report.recordings import load_recordings
 from tts_engine.report.samplefile import header_key, write_samples
 from tts_engine.report.subsample import Draws
+from tts_engine.report.words import bounded
 from tts_engine.resolving import resolved
-from tts_engine.types import Aggregation
+from tts_engine.types import Aggregation, Problem
 
 N, K = 16, 8
 NS, KS = (1, 2, 4, 8, 16), (1, 2, 4, 8)
 VERIFIERS = ("genprm", "prm")
+IN_FLIGHT = 64
+"""Calls at once: so few that the beginnings of their prompts stay in the caches, on which costs depend."""
 AUC_DRAWS = 32
 """Random choices of chains over which an AUC is averaged."""
 
@@ -48,21 +51,27 @@ def settings(verifier: str, seed: int = 0) -> dict[str, Any]:
     return {
         "strategy": {"name": "best-of-n", "n": N},
         "verifier": {"name": verifier, "samples": K},
-        "run": {"seed": seed, "concurrency": 24},
+        "run": {"seed": seed, "concurrency": 24, "in_flight": IN_FLIGHT},
     }
 
 
 async def outcomes(seed: int, verifier: str, limit: int, work: Path, progress: Progress) -> dict[str, Outcome]:
     """Best-of-N outcomes of one seed by problem id, journalled."""
     problems = load_problems("arith-test")[:limit]
-    task = progress.add_task(f"seed {seed}, {verifier}", total=len(problems))
-    results = {}
-    journal = work / f"{verifier}-{seed}.sqlite"
-    async with Engine.from_config(settings(verifier, seed), journal=journal, resume=True) as engine:
+    bar = progress.add_task(f"seed {seed}, {verifier}", total=len(problems))
+    return await solved(settings(verifier, seed), problems, work / f"{verifier}-{seed}.sqlite", progress, bar)
+
+
+async def solved(
+    config: dict[str, Any], problems: Sequence[Problem], journal: Path, progress: Progress, bar: TaskID
+) -> dict[str, Outcome]:
+    """Outcomes by problem id; what the journal has is not paid again."""
+    found = {}
+    async with Engine.from_config(config, journal=journal, resume=True) as engine:
         async for outcome in engine.run(problems):
-            results[outcome.problem.id] = outcome
-            progress.advance(task)
-    return results
+            found[outcome.problem.id] = outcome
+            progress.advance(bar)
+    return found
 
 
 def arm(verifier: str) -> Arm:
@@ -124,8 +133,7 @@ class Results:
 
     def points(self, statistic: Array) -> str:
         """A share in percent with its interval."""
-        found = self.found.bootstrap.interval(statistic)
-        return f"{100 * found.value:.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
+        return bounded(self.found.bootstrap.interval(statistic))
 
     def row(self, label: str, name: str, k: int) -> str:
         """A line of the table of selectors."""
@@ -133,7 +141,7 @@ class Results:
         vote, best = self.judged(name, N, k).accuracy, self.judged(name, N, k, "best").accuracy
         area = self.found.bootstrap.interval(auc(source.pools, source.arm.aggregation, k))
         figures = (self.points(best), self.points(vote), self.points(vote - self.majority(N).accuracy))
-        return f"| {label} | {' | '.join(figures)} | {area.value:.3f} [{area.low:.3f}, {area.high:.3f}] |"
+        return f"| {label} | {' | '.join(figures)} | {bounded(area, '.3f', 1)} |"
 
 
 def _by_name(found: Sequence[Recording]) -> list[Recording]:

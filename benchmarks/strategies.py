@@ -29,6 +29,7 @@ import tts_engine
 from tts_engine import Engine, Outcome, Problem
 from tts_engine.problems import load_problems
 from tts_engine.report.intervals import paired_bootstrap
+from tts_engine.report.words import bounded
 from tts_engine.types import Role
 
 K = 1
@@ -212,8 +213,7 @@ def points(first: np.ndarray, second: np.ndarray | None = None) -> str:
     """Mean (difference) in points with its 95 % interval over problems."""
     other = np.zeros_like(first) if second is None else second
     found = paired_bootstrap(first.tolist(), other.tolist())
-    sign = "+" if second is not None else ""
-    return f"{100 * found.value:{sign}.1f} [{100 * found.low:{sign}.1f}, {100 * found.high:{sign}.1f}]"
+    return bounded(found, ".1f" if second is None else "+.1f")
 
 
 def report(results: Results) -> str:

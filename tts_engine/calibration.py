@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from tts_engine.errors import DataError
+from tts_engine.errors import DataError, first_line
 
 Pair = tuple[float, bool]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -78,7 +78,7 @@ class Calibration(BaseModel):
         except OSError as error:
             raise DataError(f"cannot read {path} ({error.strerror}); make it with tts-eval calibrate") from None
         except (ValueError, ValidationError) as error:
-            raise DataError(f"{path} is no calibration ({str(error).splitlines()[0]}); make it anew") from None
+            raise DataError(f"{path} is no calibration ({first_line(error)}); make it anew") from None
 
 
 def fit(pairs: Sequence[Pair], method: str, level: Level, samples: int = 0) -> Calibration:

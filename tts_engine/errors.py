@@ -69,3 +69,12 @@ class BudgetExhausted(TTSError):
     def __init__(self, scope: str, detail: str = "") -> None:
         super().__init__(f"budget of {scope} is exhausted{': ' + detail if detail else ''}")
         self.scope = scope
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, or its kind where it has none.
+
+    >>> first_line(ValueError("no such key\\nat line 3")), first_line(KeyError())
+    ('no such key', 'KeyError')
+    """
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -205,3 +205,23 @@ def test_a_perfect_score_leaves_doubt() -> None:
     assert boot.share(np.zeros(10)).high == pytest.approx(0.278, abs=1e-3)
     half = np.array([0.0, 1.0] * 5)
     assert boot.share(half) == boot.interval(half)
+
+
+def test_the_rows_of_a_group_are_drawn_together() -> None:
+    names = ["b", "a", "b", "a"]
+    boot = Bootstrap.grouped(names, seed=3)
+    one_a_group = Bootstrap.of(2, seed=3)
+    assert (boot.counts == one_a_group.counts[:, [1, 0, 1, 0]]).all()
+    rows = np.array([0.0, 1.0, 4.0, 3.0])
+    assert boot.means(rows) == pytest.approx(one_a_group.means(np.array([2.0, 2.0])))
+    assert boot.interval(rows).value == 2.0
+
+
+def test_a_ratio_is_of_sums() -> None:
+    boot = Bootstrap.of(200)
+    below = np.random.default_rng(0).uniform(1, 9, 200)
+    same = boot.ratio(0.5 * below, below)
+    assert (same.value, same.low, same.high) == pytest.approx((0.5, 0.5, 0.5))
+    counts = np.tile([1.0, 0.0], 100)
+    assert boot.ratio(counts, np.ones(200)) == boot.interval(counts)
+    assert boot.ratio(np.zeros(200), np.zeros(200)).high == 0.0

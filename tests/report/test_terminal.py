@@ -9,10 +9,11 @@ import pytest
 from rich.console import Console, RenderableType
 
 from tts_engine.compute.ledger import Budget, Scope
+from tts_engine.report.intervals import Interval
 from tts_engine.report.progress import Progress
 from tts_engine.report.summary import summarize
 from tts_engine.report.terminal import cost_report, make_console, set_report, solution_report
-from tts_engine.report.words import duration, short
+from tts_engine.report.words import bounded, duration, short
 from tts_engine.run import Event
 from tts_engine.types import Completion, Failure, Finish, Key, Prompt, Request, Role, Sampling, Usage
 
@@ -84,6 +85,12 @@ def test_numbers_for_people() -> None:
         *("0", "7", "999", "1k", "12.3k", "1000k", "15T")
     ]
     assert [duration(s) for s in (7, 750, 3723)] == ["0:07", "12:30", "1:02:03"]
+
+
+def test_a_value_with_its_interval() -> None:
+    found = Interval(value=0.75, low=0.5312, high=0.888)
+    assert bounded(found) == bounded(found.asdict()) == "75.0 [53.1, 88.8]"
+    assert bounded({"value": 1, "low": -1, "high": 2}, "+.2f", 1) == "+1.00 [-1.00, +2.00]"
 
 
 def test_progress_counts_what_happens(make_outcome: Any) -> None:  # noqa: ANN401

@@ -10,7 +10,8 @@ import pytest
 
 from tts_engine.config import Config
 from tts_engine.errors import ConfigError, DataError
-from tts_engine.report.writer import RunFolder, differences, write_text
+from tts_engine.files import write_text
+from tts_engine.report.writer import RunFolder, differences
 from tts_engine.types import Problem
 
 PROBLEMS = [Problem(id="a", prompt="1+1?", answer="2", meta={"level": 1}), Problem(id="b", prompt="?")]

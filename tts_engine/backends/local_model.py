@@ -17,7 +17,7 @@ from transformers.utils import logging
 from tts_engine.backends.local_attention import PAGE, paged_attention
 from tts_engine.backends.local_heads import head_names, step_head
 from tts_engine.backends.shapes import shape_of
-from tts_engine.errors import DataError
+from tts_engine.errors import DataError, first_line
 
 SMALL_HEAD = 1 << 23
 """Output layers of at most this many weights run in fp32, so that logprobs are not rounded to bf16."""
@@ -78,7 +78,7 @@ def read_config(folder: Path, *, trust_remote_code: bool = False) -> Any:  # noq
         json.loads((folder / "config.json").read_text())
         return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
     except (ValueError, KeyError, OSError) as error:
-        raise DataError(f"{str(folder)!r} has a config.json that cannot be read: {_first_line(error)}") from error
+        raise DataError(f"{str(folder)!r} has a config.json that cannot be read: {first_line(error)}") from error
 
 
 def fingerprint(folder: Path) -> str:
@@ -136,7 +136,7 @@ def load(folder: Path, device: torch.device, dtype: torch.dtype) -> Weights:
                 folder, dtype=dtype, use_safetensors=True, attn_implementation="tts_paged", **options
             )
         except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-            raise DataError(f"cannot load the model in {str(folder)!r}: {_first_line(error)}") from error
+            raise DataError(f"cannot load the model in {str(folder)!r}: {first_line(error)}") from error
         finally:
             logging.set_verbosity(loudness)
             if progress:
@@ -168,7 +168,3 @@ def _weights(folder: Path, model: Any, tokenizer: Any, dtype: torch.dtype) -> We
         vocabulary=text.vocab_size,
         ends=frozenset(token for end in ends if end is not None for token in (end if isinstance(end, list) else [end])),
     )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -10,7 +10,7 @@ from tts_engine.backends.base import ModelShape
 from tts_engine.backends.factory import EMBEDDED, embedded_path
 from tts_engine.backends.local_text import Encoder
 from tts_engine.backends.shapes import count_parameters, shape_of
-from tts_engine.errors import DataError
+from tts_engine.errors import DataError, first_line
 from tts_engine.types import Prompt
 
 TEMPLATE_TOKENS, TURN_TOKENS = 256, 16
@@ -41,8 +41,9 @@ class Tokens:
                 config = AutoConfig.from_pretrained(where, trust_remote_code=False)
                 self.shape = shape_of(config, count_parameters(folder))
         except (OSError, ValueError, KeyError, ImportError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise DataError(f"cannot load the tokenizer {name!r} ({reason}): give the folder of the model") from error
+            raise DataError(
+                f"cannot load the tokenizer {name!r} ({first_line(error)}): give the folder of the model"
+            ) from error
         self._encoder = Encoder(self._tokenizer)
 
     def ids(self, prompt: Prompt) -> list[int]:

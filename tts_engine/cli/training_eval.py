@@ -17,6 +17,7 @@ from tts_engine.report.intervals import Interval, paired_bootstrap
 from tts_engine.report.labelled import ALL_RIGHT
 from tts_engine.report.processbench import localisation
 from tts_engine.report.reliability import area
+from tts_engine.report.words import bounded
 from tts_engine.selection import select
 from tts_engine.types import Judged, Problem
 from tts_engine.verifiers.training.domain import Story, first_error
@@ -171,4 +172,4 @@ def table(records: Sequence[Record]) -> Table:
 
 
 def _cell(found: Mapping[str, float] | None) -> str:
-    return f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]" if found else "none"
+    return bounded(found, ".3f", 1) if found else "none"

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from tts_engine.report.words import percent, share, short
+from tts_engine.report.words import bounded, percent, share, short
 
 Record = Mapping[str, Any]
 MOST_ROWS = 24
@@ -84,11 +84,11 @@ def advice_lines(advice: Record) -> Iterator[str]:
 
 def points_of(gain: Mapping[str, float]) -> str:
     """A difference of shares in points, with its interval."""
-    return f"{100 * gain['value']:+.1f} [{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}]"
+    return bounded(gain, "+.1f")
 
 
 def _exponent(found: Mapping[str, float]) -> str:
-    return f"{found['value']:.2f} [{found['low']:.2f}, {found['high']:.2f}]"
+    return bounded(found, ".2f", 1)
 
 
 def _bound(value: float | None) -> str:

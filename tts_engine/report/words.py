@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 from rich.text import Text
 
+from tts_engine.report.intervals import Interval
+
 GOOD, FAIR = 0.8, 0.5
 """Scores from which on they are shown green and yellow."""
 
@@ -32,6 +34,17 @@ def percent(share: float) -> str:
 def share(interval: Mapping[str, float]) -> str:
     """The bounds of an interval of a share: `53.1 to 88.8`."""
     return f"{100 * interval['low']:.1f} to {100 * interval['high']:.1f}"
+
+
+def bounded(found: Interval | Mapping[str, float], form: str = ".1f", unit: float = 100.0) -> str:
+    """A value with its interval, in percent or points unless `unit` says otherwise.
+
+    >>> bounded({"value": 0.75, "low": 0.5312, "high": 0.888}), bounded({"value": 1, "low": -1, "high": 2}, "+.2f", 1)
+    ('75.0 [53.1, 88.8]', '+1.00 [-1.00, +2.00]')
+    """
+    numbers = found.asdict() if isinstance(found, Interval) else found
+    value, low, high = (f"{unit * numbers[name]:{form}}" for name in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
 
 
 def duration(seconds: float) -> str:

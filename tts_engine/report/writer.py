@@ -6,7 +6,6 @@ Every file is written beside its place and moved there, so that a reader never s
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
@@ -16,6 +15,7 @@ from typing import Any
 
 from tts_engine.config import Config
 from tts_engine.errors import ConfigError, DataError
+from tts_engine.files import occupied, write_text
 from tts_engine.problems import parse_problems
 from tts_engine.report.summary import outcome_record
 from tts_engine.types import Outcome, Problem
@@ -48,7 +48,7 @@ class RunFolder:
         Raises:
             DataError: there is something in it already, or it cannot be written.
         """
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        if occupied(self.path):
             raise DataError(f"{self.path} is not empty; add --resume to continue that run, or choose another --out")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -128,16 +128,6 @@ def differences(first: Config, second: Config) -> list[str]:
 def write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     """JSON lines, atomically."""
     write_text(path, "".join(json.dumps(r, ensure_ascii=False, allow_nan=False) + "\n" for r in records))
-
-
-def write_text(path: Path, text: str) -> None:
-    """A file, atomically: after a crash it is the old one or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from tts_engine.backends.local_model import read_config
-from tts_engine.errors import DataError, UsageError
+from tts_engine.errors import DataError, UsageError, first_line
 from tts_engine.verifiers.training.masks import STYLES
 from tts_engine.verifiers.training.model import FORMAT_FILE
 from tts_engine.verifiers.training.recipe import Recipe
@@ -53,7 +53,7 @@ def load_tokenizer(folder: Path) -> Any:  # noqa: ANN401 - transformers' tokeniz
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError, KeyError, ImportError, AttributeError) as error:
-        raise DataError(f"{folder} has no tokenizer that can be loaded ({_first_line(error)}): add its files") from None
+        raise DataError(f"{folder} has no tokenizer that can be loaded ({first_line(error)}): add its files") from None
     if tokenizer.eos_token is None:
         raise DataError(f"the tokenizer of {folder} names no eos_token: add it to tokenizer_config.json")
     if tokenizer.pad_token is None:
@@ -74,7 +74,7 @@ def load_model(folder: Path, recipe: Recipe, *, bf16: bool) -> PreTrainedModel:
             folder, dtype=dtype, attn_implementation=recipe.attention, trust_remote_code=False, local_files_only=True
         )
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise DataError(f"cannot load the model in {folder}: {_first_line(error)}") from None
+        raise DataError(f"cannot load the model in {folder}: {first_line(error)}") from None
     model.config.use_cache = False
     if recipe.gradient_checkpointing:
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
@@ -104,7 +104,7 @@ def with_adapters(model: Any, recipe: Recipe) -> Any:  # noqa: ANN401 - peft's m
     try:
         return get_peft_model(model, config)
     except ValueError as error:
-        raise UsageError(f"lora.targets={lora.targets!r} fits no module of the model: {_first_line(error)}") from None
+        raise UsageError(f"lora.targets={lora.targets!r} fits no module of the model: {first_line(error)}") from None
 
 
 def export(base: Path, trained: Path, out: Path, tokenizer: Any, card: dict[str, Any] | None) -> None:  # noqa: ANN401
@@ -135,7 +135,3 @@ def _merged(base: Path, trained: Path) -> Any:  # noqa: ANN401
     from peft import PeftModel
 
     return PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, **options), trained).merge_and_unload()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -32,7 +32,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from tts_engine.backends.shapes import shape_of
 from tts_engine.compute.cost import call_flops
-from tts_engine.errors import ConfigError, DataError
+from tts_engine.errors import ConfigError, DataError, first_line
 from tts_engine.verifiers.training.adapters import with_adapters
 from tts_engine.verifiers.training.masks import Sample
 from tts_engine.verifiers.training.packing import Rows
@@ -141,9 +141,7 @@ def read_shape(folder: Path) -> Any:  # noqa: ANN401 - transformers' config clas
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (ValueError, KeyError, OSError) as error:
-        raise DataError(
-            f"{str(folder)!r} has a config.json that cannot be read: {str(error).splitlines()[0]}"
-        ) from None
+        raise DataError(f"{str(folder)!r} has a config.json that cannot be read: {first_line(error)}") from None
 
 
 def make_plan(config: Any, recipe: Recipe, load: Load, *, devices: int, bf16: bool) -> Plan:  # noqa: ANN401

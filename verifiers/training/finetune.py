@@ -26,7 +26,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from tts_engine.errors import TTSError, UsageError
+from tts_engine.errors import TTSError, UsageError, first_line
 from tts_engine.verifiers.training.adapters import export, load_model
 from tts_engine.verifiers.training.encode import IGNORE
 from tts_engine.verifiers.training.estimate import SLICE, Plan
@@ -243,6 +243,6 @@ def _full(out: Path) -> Iterator[None]:
                 " devices, and start a new run"
             ) from error
         if isinstance(error, OSError) or any(sign in text for sign in ("I/O error", "os error", "inline_container")):
-            first = text.splitlines()[0]
-            raise TTSError(f"cannot write to {out} ({first}): make room, then go on with --resume") from error
+            reason = first_line(error)
+            raise TTSError(f"cannot write to {out} ({reason}): make room, then go on with --resume") from error
         raise

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tts_engine.errors import DataError
+from tts_engine.files import make_folder, write_text
 
 VERSION = 1
 """Of the files; a manifest of another version is refused."""
@@ -41,10 +41,7 @@ class Folder:
 
     def make(self) -> None:
         """Make the folder; `DataError` where that fails."""
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise DataError(f"cannot write to {self.path} ({error.strerror}); choose another --out") from None
+        make_folder(self.path)
 
     def identity(self, stage: str, params: Mapping[str, Any], seed: int, inputs: Iterable[str]) -> Record:
         """What decides the content of a stage's output.
@@ -120,16 +117,12 @@ class Folder:
         return entry
 
     def _write(self, path: Path, text: str) -> None:
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(path)
+            write_text(path, text)
         except OSError as error:
             raise DataError(
                 f"cannot write {path} ({error.strerror}); make room there or choose another --out"
             ) from None
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 def digest(path: Path) -> str:

@@ -17,6 +17,7 @@ from tts_engine.backends.factory import EMBEDDED, embedded_path
 from tts_engine.backends.local import resolve
 from tts_engine.backends.local_model import fingerprint, pick_device, pick_dtype
 from tts_engine.errors import ConfigError, DataError, UsageError
+from tts_engine.files import occupied
 from tts_engine.verifiers.training import estimate
 from tts_engine.verifiers.training.adapters import load_tokenizer, read_card
 from tts_engine.verifiers.training.finetune import MODEL, Job
@@ -148,7 +149,7 @@ def open_folder(job: Job, *, resume: bool) -> None:
     if resume:
         _same_run(job.out, identity)
         return
-    if job.out.exists() and (not job.out.is_dir() or any(job.out.iterdir())):
+    if occupied(job.out):
         raise DataError(f"{job.out} is not empty; add --resume to go on with it, or choose another --out")
     _check_room(job)
     try:
