@@ -27,14 +27,26 @@ from rich.progress import Progress, track
 from tts_engine import Engine, Outcome
 from tts_engine.allocation import Allocation, load_allocation
 from tts_engine.compute.allocator import Planner
-from tts_engine.compute.calibrating import fit_beliefs, fit_confidence
-from tts_engine.compute.replay import Recording, Solution, Turn, adaptive, answer_records, draw_histories, static
+from tts_engine.compute.calibrating import fit_beliefs, fit_confidence, fit_steps
+from tts_engine.compute.replay import (
+    Recording,
+    Solution,
+    Turn,
+    adaptive,
+    answer_records,
+    draw_histories,
+    static,
+    step_votes,
+)
 from tts_engine.judging import votes
 from tts_engine.problems import load_problems
+from tts_engine.report.points import Bootstrap
+from tts_engine.report.words import bounded
 from tts_engine.types import Judged, Verdict
 
 N, K = 16, 8
-DRAWS = 10_000
+IN_FLIGHT = 64
+"""Calls at once: so few that the beginnings of their prompts stay in the caches, on which costs depend."""
 STARTS = (0, N // 2)
 PRICES = (0.06, 0.04, 0.03, 0.024, 0.02, 0.017, 0.014, 0.012, 0.01, 0.007, 0.004, 0.002, 0.001, 0.0004)
 STATIC = [(n, k, how) for n in (1, 2, 3, 4, 6, 8, 12, 16) for k in (0, 1, 2, 4, 8) for how in ("vote", "best", "sure")]
@@ -50,7 +62,7 @@ async def record(name: str, seed: int, limit: int, work: Path) -> list[Recording
     config = {
         "strategy": {"name": "best-of-n", "n": N},
         "verifier": {"name": "genprm", "samples": K},
-        "run": {"seed": seed, "concurrency": 24},
+        "run": {"seed": seed, "concurrency": 24, "in_flight": IN_FLIGHT},
     }
     found = {}
     with Progress() as progress:
@@ -75,7 +87,15 @@ def recording(outcome: Outcome) -> Recording:
         right = candidate.answer is not None and candidate.answer == outcome.problem.answer
         logprob = candidate.mean_logprob * candidate.usage.completion
         solutions.append(
-            Solution(candidate.answer, right, text, candidate.usage.flops, candidate.usage.tokens, logprob)
+            Solution(
+                candidate.answer,
+                right,
+                text,
+                candidate.usage.flops,
+                candidate.usage.tokens,
+                logprob,
+                len(candidate.steps),
+            )
         )
         if judged.verdict and text not in chains:
             chains[text] = turns(judged)
@@ -116,6 +136,8 @@ def fit(recordings: Sequence[Recording], levels: int, source: str) -> Allocation
     beliefs = fit_confidence(beliefs, [draw_histories(item) for item in recordings], levels)
     tokens = float(np.mean([solution.tokens for item in recordings for solution in item.solutions]))
     flops = float(np.mean([solution.flops for item in recordings for solution in item.solutions]))
+    steps = [vote for item in recordings for vote in step_votes(item)]
+    beliefs = fit_steps(beliefs, [vote[:3] for vote in steps], float(np.mean([vote[3] for vote in steps])) / flops)
     curve: list[tuple[float, float]] = []
     for price in track(PRICES, "prices"):
         cost = float(replayed(recordings, Planner(beliefs=beliefs, price=price, votes=1, horizon=1))[:, 1].mean())
@@ -135,30 +157,9 @@ def fixed(recordings: Sequence[Recording], n: int, k: int, how: str) -> Array:
     return np.array([np.mean([static(item, start, n, k, how) for start in starts], axis=0) for item in recordings])
 
 
-class Bootstrap:
-    """Resamples of problems; a problem's seeds stay together."""
-
-    def __init__(self, recordings: Sequence[Recording]) -> None:
-        names = sorted({item.problem for item in recordings})
-        place = {name: i for i, name in enumerate(names)}
-        self._problem = np.array([place[item.problem] for item in recordings])
-        draws = np.random.default_rng(0).integers(len(names), size=(DRAWS, len(names)))
-        self._counts = np.stack([np.bincount(draw, minlength=len(names)) for draw in draws]).astype(float)
-
-    def means(self, statistic: Array) -> Array:
-        """[DRAWS] means of a per-recording statistic."""
-        return (
-            self._counts @ np.bincount(self._problem, weights=statistic) / (self._counts @ np.bincount(self._problem))
-        )
-
-    def interval(self, resampled: Array) -> tuple[float, float]:
-        low, high = np.percentile(resampled, [2.5, 97.5])
-        return float(low), float(high)
-
-
 def report(recordings: Sequence[Recording], allocation: Allocation, seeds: int) -> str:
     """The table of docs/budget.md."""
-    boot = Bootstrap(recordings)
+    boot = Bootstrap.grouped([item.problem for item in recordings])
     found = {price: replayed(recordings, Planner(beliefs=allocation.beliefs, price=price, votes=1, horizon=1))
              for price in track(PRICES, "prices")}  # fmt: skip
     statics = {setting: fixed(recordings, *setting) for setting in STATIC if setting[1] or setting[2] != "best"}
@@ -170,11 +171,9 @@ def report(recordings: Sequence[Recording], allocation: Allocation, seeds: int) 
         "|---|---|---|---|---|",
     ]
     for price, rows in found.items():
-        low, high = boot.interval(100 * boot.means(rows[:, 0]))
-        right, flops, drawn, asked = rows.mean(axis=0)
-        lines.append(
-            f"| {price:g} | {drawn:.1f} | {asked:.1f} | {flops / 1e6:.0f} | {100 * right:.1f} [{low:.1f}, {high:.1f}] |"
-        )
+        _, flops, drawn, asked = rows.mean(axis=0)
+        right = bounded(boot.interval(rows[:, 0]))
+        lines.append(f"| {price:g} | {drawn:.1f} | {asked:.1f} | {flops / 1e6:.0f} | {right} |")
     usual = {setting: rows for setting, rows in statics.items() if setting[2] != "sure"}
     lines += ["", *frontier(statics), "", "Against all static configurations:", "", *comparison(boot, found, statics)]
     lines += ["", "Against those that leave the policy's confidence out:", "", *comparison(boot, found, usual)]
@@ -204,13 +203,11 @@ def comparison(boot: Bootstrap, found: dict[float, Array], statics: dict[tuple[i
         setting, best = max(fitting.items(), key=lambda item: (item[1][:, 0].mean(), -item[1][:, 1].mean()))
         reaching = [rows for rows in found.values() if rows[:, 0].mean() >= best[:, 0].mean()]
         rows = min(reaching or found.values(), key=lambda r: r[:, 1].mean() if reaching else -r[:, 0].mean())
-        gain = boot.interval(100 * boot.means(rows[:, 0] - best[:, 0]))
-        share = boot.interval(boot.means(rows[:, 1]) / boot.means(best[:, 1]))
+        gain, share = boot.interval(rows[:, 0] - best[:, 0]), boot.ratio(rows[:, 1], best[:, 1])
         lines.append(
             f"| {budget / 1e6:.0f} | {', '.join(map(str, setting))}: {best[:, 1].mean() / 1e6:.0f} MFLOPs |"
             f" {100 * best[:, 0].mean():.1f} | {rows[:, 1].mean() / 1e6:.0f} | {100 * rows[:, 0].mean():.1f} |"
-            f" {100 * (rows[:, 0] - best[:, 0]).mean():.1f} [{gain[0]:.1f}, {gain[1]:.1f}] |"
-            f" {rows[:, 1].mean() / best[:, 1].mean():.2f} [{share[0]:.2f}, {share[1]:.2f}] |"
+            f" {bounded(gain)} | {bounded(share, '.2f', 1)} |"
         )
     return lines
 

@@ -17,6 +17,7 @@ import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ import numpy as np
 from tts_engine.cli.training import execute, line, load_settings, stages
 from tts_engine.problems import load_problems
 from tts_engine.report.intervals import Interval
+from tts_engine.report.points import Bootstrap
+from tts_engine.report.words import bounded
 from tts_engine.verifiers.training.labels import Method, exact_labels, labels_of
 from tts_engine.verifiers.training.manifest import Folder, Record
 from tts_engine.verifiers.training.plans import (
@@ -48,6 +51,8 @@ BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 Labels = tuple[bool, ...]
 Settings = dict[str, dict[str, Any]]
 
+bootstrap = cache(Bootstrap.of)
+"""Resamples of so many problems, drawn once."""
 BASE, PRM = "recipe", "discriminative-prm"
 ARMS: Mapping[str, Settings] = {
     BASE: {},
@@ -139,14 +144,10 @@ def labelled(recorded: Recorded, way: Way) -> tuple[dict[str, Labels], float]:
     return labels, sum(n * recorded.tokens.get(prefix, 0.0) for prefix, n in taken.items())
 
 
-def resampled(rows: Sequence[Sequence[float]], seed: int = 0) -> Interval:
+def resampled(rows: Sequence[Sequence[float]]) -> Interval:
     """A ratio of sums, with problems resampled: each row is what a problem adds above and below the line."""
-    table = np.array(rows, dtype=float)
-    draws = np.random.default_rng(seed).integers(len(table), size=(2000, len(table)))
-    sums = table[draws].sum(axis=1)
-    low, high = np.percentile(sums[:, 0] / np.maximum(sums[:, 1], 1), [2.5, 97.5])
-    above, below = table.sum(axis=0)
-    return Interval(value=float(above / max(below, 1)), low=float(low), high=float(high))
+    above, below = np.array(rows, dtype=float).T
+    return bootstrap(len(rows)).ratio(above, below)
 
 
 def quality(recorded: Sequence[Recorded], found: Sequence[dict[str, Labels]]) -> dict[str, Interval]:
@@ -175,11 +176,6 @@ def agreement(first: Sequence[dict[str, Labels]], second: Sequence[dict[str, Lab
     return {"solutions": resampled(solutions), "steps": resampled(steps)}
 
 
-def text(interval: Interval, unit: float = 100.0) -> str:
-    """In percent."""
-    return f"{unit * interval.value:.1f} [{unit * interval.low:.1f}, {unit * interval.high:.1f}]"
-
-
 def label_report(folder: Folder) -> list[str]:
     """Tables of label quality and of the cost of rollouts."""
     recorded = read_recorded(folder)
@@ -194,7 +190,7 @@ def label_report(folder: Folder) -> list[str]:
         "|---|---|---|---|---|",
     ]
     for name in found:
-        cells = [text(interval) for interval in quality(recorded, labels[name]).values()]
+        cells = [bounded(interval) for interval in quality(recorded, labels[name]).values()]
         lines.append(f"| {name} | {' | '.join(cells)} | {sum(spent[name]) / solutions:,.0f} |")
     lines += ["", "### Early stopping against all draws of the published K", ""]
     lines += [
@@ -206,7 +202,7 @@ def label_report(folder: Folder) -> list[str]:
             same = agreement(labels["RPE 0.8"], labels[name])
             others = ("RPE 0.8", "RPE 0.8, K=128")
             cells = [*same.values(), *(resampled(list(zip(spent[name], spent[o], strict=True))) for o in others)]
-            lines.append(f"| {name} | {' | '.join(map(text, cells))} |")
+            lines.append(f"| {name} | {' | '.join(map(bounded, cells))} |")
     return lines
 
 
@@ -297,11 +293,7 @@ def row(record: Record, arm: str, seed: int, folder: Folder) -> str:
 
 def shown_interval(cell: Mapping[str, float] | None, unit: float) -> str:
     """A mean with its interval."""
-    if cell is None:
-        return ""
-    digits = 1 if unit > 1 else 3
-    value, low, high = (f"{unit * cell[name]:.{digits}f}" for name in ("value", "low", "high"))
-    return f"{value} [{low}, {high}]"
+    return "" if cell is None else bounded(cell, ".1f" if unit > 1 else ".3f", unit)
 
 
 def filter_report(options: argparse.Namespace) -> list[str]:
@@ -323,7 +315,7 @@ def filter_report(options: argparse.Namespace) -> list[str]:
     return [
         *lines,
         "",
-        f"Solutions whose first error is wrong: {text(before)} % before the filters, {text(after)} % after.",
+        f"Solutions whose first error is wrong: {bounded(before)} % before the filters, {bounded(after)} % after.",
     ]
 
 
@@ -353,8 +345,8 @@ def stopping_report(options: argparse.Namespace) -> list[str]:
     return [
         "",
         f"Rollouts of the recipe: {counts['rollouts']:,} for {counts['solutions']:,} solutions to {len(rows)} problems;"
-        f" {text(resampled(draws))} % of all K draws of the prefixes that they looked at,"
-        f" {text(resampled(rows))} % of their tokens.",
+        f" {bounded(resampled(draws))} % of all K draws of the prefixes that they looked at,"
+        f" {bounded(resampled(rows))} % of their tokens.",
     ]
 
 

@@ -14,9 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.allocator import Bootstrap, K, N, record
+from benchmarks.allocator import K, N, record
 from tts_engine.compute.replay import judged
 from tts_engine.compute.stopping import VoteRule
+from tts_engine.report.points import Bootstrap
+from tts_engine.report.words import bounded
 
 RULES = [VoteRule(most=K, error=error, test=test) for test in ("sprt", "beta") for error in (0.01, 0.05, 0.2)]  # type: ignore[arg-type]
 
@@ -31,7 +33,7 @@ def main() -> None:
     options = parser.parse_args()
     each = [asyncio.run(record(options.dataset, seed, options.limit, options.work)) for seed in range(options.seeds)]
     recordings = [item for found in each for item in found]
-    boot = Bootstrap(recordings)
+    boot = Bootstrap.grouped([item.problem for item in recordings])
     full = np.array([judged(item, 0, N, RULES[0], fixed=True) for item in recordings])
     lines = [
         f"{options.limit} problems, {options.seeds} seeds, score-weighted vote of {N} solutions; fixed K={K}: accuracy"
@@ -42,13 +44,11 @@ def main() -> None:
     ]
     for rule in RULES:
         rows = np.array([judged(item, 0, N, rule, fixed=False) for item in recordings])
-        low, high = boot.interval(100 * boot.means(rows[:, 0] - full[:, 0]))
-        least, most = boot.interval(boot.means(rows[:, 1]) / boot.means(full[:, 1]))
+        gain, share = boot.interval(rows[:, 0] - full[:, 0]), boot.ratio(rows[:, 1], full[:, 1])
         texts = full[:, 2].mean() / K
         lines.append(
             f"| {rule.test} | {rule.error:g} | {rows[:, 2].mean() / texts:.2f} | {100 * rows[:, 0].mean():.1f} |"
-            f" {100 * (rows[:, 0] - full[:, 0]).mean():.2f} [{low:.2f}, {high:.2f}] |"
-            f" {rows[:, 1].mean() / full[:, 1].mean():.3f} [{least:.3f}, {most:.3f}] |"
+            f" {bounded(gain, '.2f')} | {bounded(share, '.3f', 1)} |"
         )
     text = "\n".join(lines)
     print(text)

@@ -16,6 +16,7 @@ from tts_engine.compute.ledger import Amount, Budget, Hold, Scope
 from tts_engine.compute.pricing import Pacer
 from tts_engine.errors import ConfigError
 from tts_engine.jobs import Job, OnEvent, work
+from tts_engine.together import end
 from tts_engine.types import Outcome, Usage
 
 UNITS = ("tokens", "flops", "dollars")
@@ -110,9 +111,7 @@ async def flow(
         while running:
             yield await _settled(running, pacer, exchange)
     finally:
-        for task, _ in running:
-            task.cancel()
-        await asyncio.gather(*(task for task, _ in running), return_exceptions=True)
+        await end(*(task for task, _ in running))
 
 
 async def _settled(running: deque[tuple[asyncio.Task[Outcome], float]], pacer: Pacer, exchange: Exchange) -> Outcome:

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
+from tts_engine.together import end
+
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
@@ -46,10 +48,7 @@ class Memory(Generic[K, V]):
 
     async def close(self) -> None:
         """Cancel what is under way."""
-        running = [task for task in self._tasks() if not task.done()]
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        await end(*(task for task in self._tasks() if not task.done()))
 
     def _tasks(self) -> list[asyncio.Task[V]]:
         return [*self._common.values(), *self._own.values()]

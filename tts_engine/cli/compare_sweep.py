@@ -6,11 +6,11 @@ journal is common to all settings of a policy: solutions that are drawn for one 
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,14 +22,18 @@ from tts_engine.config import Config, VerifierConfig
 from tts_engine.errors import DataError
 from tts_engine.report.compare import Measured, Recording
 from tts_engine.report.points import Setting
-from tts_engine.report.pools import Arm, Array, known_units, reproducible, samples_of, units
+from tts_engine.report.pools import Arm, Array, reproducible, samples_of, units
 from tts_engine.report.recordings import read_lines
 from tts_engine.report.samplefile import Rows, header_key, read_samples, recorded, write_samples
+from tts_engine.report.sharing import known_units
 from tts_engine.report.summary import stop_kind
 from tts_engine.report.writer import write_lines
 from tts_engine.run import Engine
+from tts_engine.together import each
 from tts_engine.types import Outcome, Problem
 
+CROWD = 256
+"""Chains of judgements, or solutions, of all problems that are recorded at once."""
 Seeds = dict[str, list[tuple[float, Array]]]
 """By problem, for each seed whether it was right and its [units] cost."""
 
@@ -109,35 +113,29 @@ async def perform(sweep: Sweep, stderr: Console, *, quiet: bool) -> None:
             for task in missing:
                 progress.update(bar, description=task.file.removesuffix(".jsonl"))
                 outcomes = []
-                async for outcome in _outcomes(engine, sweep, task):
+                async for outcome in each(_solver(engine, task), sweep.problems, _at_once(sweep, task)):
                     outcomes.append(outcome)
                     progress.advance(bar)
                 _write(sweep, task, engine, outcomes)
 
 
-async def _outcomes(engine: Engine, sweep: Sweep, task: Task) -> AsyncIterator[Outcome]:
-    gate = asyncio.Semaphore(sweep.config.run.concurrency)
+def _at_once(sweep: Sweep, task: Task) -> int:
+    """Problems at once: so few that the beginnings of all prompts stay in the caches. What is estimated for smaller
+    configurations is what runs pay that are not crowded."""
+    return max(1, min(sweep.config.run.concurrency, CROWD // (max(task.n, 1) * max(task.k, 1))))
+
+
+def _solver(engine: Engine, task: Task) -> Callable[[Problem], Awaitable[Outcome]]:
+    """Solves a problem as the task asks for."""
     params = dict(task.params) | ({"n": task.n} if task.n else {})
-
-    async def one(problem: Problem) -> Outcome:
-        async with gate:
-            return await engine.solve(
-                problem,
-                strategy=task.strategy,
-                verifier=task.verifier or "none",
-                verifier_samples=task.k or None,
-                seed=task.seed,
-                **params,
-            )
-
-    running = [asyncio.create_task(one(problem)) for problem in sweep.problems]
-    try:
-        for finished in asyncio.as_completed(running):
-            yield await finished
-    finally:
-        for each in running:
-            each.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+    return partial(
+        engine.solve,
+        strategy=task.strategy,
+        verifier=task.verifier or "none",
+        verifier_samples=task.k or None,
+        seed=task.seed,
+        **params,
+    )
 
 
 def _write(sweep: Sweep, task: Task, engine: Engine, outcomes: Sequence[Outcome]) -> None:

@@ -15,6 +15,7 @@ from tts_engine.report.subsample import DRAWS, Draws, Estimate, cost, majority, 
 
 SELECTORS = ("majority", "best", "weighted", "pessimistic", "confidence")
 RESAMPLES = 4_000
+TAILS = (0.025, 0.975)
 PLAIN = "self-consistency"
 """The configurations that verified ones must beat."""
 
@@ -178,6 +179,12 @@ class Bootstrap:
         random = np.random.default_rng(seed)
         return cls(random.multinomial(problems, np.full(problems, 1 / problems), size=resamples).astype(float))
 
+    @classmethod
+    def grouped(cls, groups: Sequence[str], seed: int = 0, resamples: int = RESAMPLES) -> Bootstrap:
+        """Resamples of whole groups of rows, such as the seeds of a problem; `groups` names that of each row."""
+        names, places = np.unique(np.array(groups), return_inverse=True)
+        return cls(cls.of(len(names), seed, resamples).counts[:, places])
+
     def means(self, statistic: Array) -> Array:
         """[resamples, ...] means of [problems, ...]; problems in which it is nan do not count."""
         known = ~np.isnan(statistic)
@@ -186,8 +193,14 @@ class Bootstrap:
 
     def interval(self, statistic: Array) -> Interval:
         """Mean of a per-problem statistic and its 95 % interval."""
-        low, high = np.quantile(self.means(statistic), [0.025, 0.975])
+        low, high = np.quantile(self.means(statistic), TAILS)
         return Interval(value=float(np.nanmean(statistic)), low=float(low), high=float(high))
+
+    def ratio(self, above: Array, below: Array) -> Interval:
+        """A ratio of sums, of what each problem adds above and below the line; 0 where nothing is below it."""
+        sums, whole = self.counts @ below, below.sum()
+        low, high = np.quantile(np.divide(self.counts @ above, sums, out=np.zeros_like(sums), where=sums > 0), TAILS)
+        return Interval(value=float(above.sum() / whole) if whole > 0 else 0.0, low=float(low), high=float(high))
 
     def share(self, statistic: Array) -> Interval:
         """The interval of an accuracy. Where all problems are right, or all wrong, resampling knows no doubt: there it

@@ -18,6 +18,7 @@ from pydantic import Field
 
 from tts_engine.backends.base import Backend
 from tts_engine.errors import DataError
+from tts_engine.together import end
 from tts_engine.types import Key, Sampling, Usage
 from tts_engine.verifiers.training import plans
 from tts_engine.verifiers.training.collection import Positive, complete, is_right
@@ -126,10 +127,7 @@ class Draws:
 
     async def close(self) -> None:
         """Stop what is still under way, as after a failure."""
-        tasks = [task for tasks in self.made.values() for task in tasks]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(*(task for tasks in self.made.values() for task in tasks))
 
     async def _draw(self, prefix: tuple[str, ...], number: int) -> bool:
         key = self.key.child("\x1e".join(prefix), number)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tts_engine.errors import BackendError, DataError, GraderError, SandboxError
+from tts_engine.together import end
 from tts_engine.types import Problem, Usage
 from tts_engine.verifiers.training.manifest import Folder, Record, differences
 
@@ -103,9 +104,7 @@ async def work_off(
         try:
             await asyncio.gather(*tasks)
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await end(*tasks)
     if len(failed) * 10 > len(units):
         raise BackendError(f"{len(failed)} of {len(units)} problems failed, such as: {next(iter(failed.values()))}")
     found = gathered([known[name] for name in units if name in known])
