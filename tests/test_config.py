@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field, ValidationError
 
-from tts_engine.config import BackendName, Config, check_params, parse_set, resolve
+from tts_engine.config import BackendName, Config, check_params, resolve
+from tts_engine.configfile import parse_set
 from tts_engine.errors import ConfigError
 from tts_engine.strategies import STRATEGIES
 from tts_engine.verifiers import VERIFIERS

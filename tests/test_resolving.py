@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from tts_engine.backends.arithmetic import Task, apply, read_problem
+from tests.worked import worked
+from tts_engine.backends.arithmetic import Task
 from tts_engine.errors import ConfigError, TTSError, UsageError
 from tts_engine.run import Engine
 from tts_engine.types import Key, Problem, Role
@@ -20,13 +21,7 @@ def served(name: str, **task: float) -> dict[str, Any]:
 
 def example(*, wrong: bool = False) -> tuple[Problem, tuple[str, ...]]:
     problem = Task().problem(Key(3), steps=3)
-    value, operations = read_problem(problem.prompt)
-    steps = []
-    for index, operation in enumerate(operations):
-        result = apply(value, operation) + (wrong and index == 1)
-        steps.append(f"Step {index + 1}: {value}{operation[0]}{operation[1]}={result}.")
-        value = result
-    return problem, tuple(steps)
+    return problem, tuple(worked(problem.prompt, 1 if wrong else -1))
 
 
 def cascade(**cheap: float) -> dict[str, Any]:

@@ -7,7 +7,8 @@ import math
 import pytest
 
 from tts_engine.selection import select
-from tts_engine.types import Aggregation, Candidate, Judged, Key, Problem, Verdict, aggregate
+from tts_engine.types import Aggregation, Candidate, Judged, Key, Problem, Verdict
+from tts_engine.verifiers.verdicts import aggregate
 
 PROBLEM = Problem(id="p", prompt="?")
 

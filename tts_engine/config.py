@@ -10,7 +10,6 @@ import difflib
 import hashlib
 import inspect
 import json
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -31,6 +30,7 @@ from pydantic_core import ErrorDetails
 from tts_engine.compute.budget import UNITS, Budget
 from tts_engine.compute.cost import Prices
 from tts_engine.compute.stopping import VoteRule
+from tts_engine.configfile import load_mapping, merged
 from tts_engine.errors import ConfigError
 
 BackendName = Literal["local", "openai", "pooling", "simulated", "replay", "vllm"]
@@ -205,6 +205,20 @@ class RunConfig(Section):
     baseline: bool = True
 
 
+class RayConfig(Section):
+    """Workers on a Ray cluster, where one is asked for (`--ray`).
+
+    Attributes:
+        workers: how many; None for as many as the cluster has room for.
+        cpus_per_worker, gpus_per_worker: what each gets. GPUs None: one, where the cluster has some and a worker runs a
+            model itself.
+    """
+
+    workers: Positive | None = None
+    cpus_per_worker: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    gpus_per_worker: NonNegative | None = None
+
+
 WAYS = {
     *("url", "key_env", "key_header", "headers", "concurrency", "rate"),
     *("timeout", "stall", "tries", "silence", "pause"),
@@ -215,6 +229,7 @@ NOT_IN_DIGEST: dict[str, Any] = {
     "sandbox": {"workers"},
     "policy": {"options": WAYS},
     "verifier": {"options": WAYS},
+    "ray": True,
 }
 """What does not change an outcome."""
 
@@ -232,6 +247,7 @@ class Config(Section):
     budget: BudgetConfig = BudgetConfig()
     sandbox: SandboxConfig = SandboxConfig()
     run: RunConfig = RunConfig()
+    ray: RayConfig = RayConfig()
 
     @classmethod
     def load(
@@ -247,7 +263,7 @@ class Config(Section):
         Raises:
             ConfigError: a file that is no configuration, an unknown key, a value of the wrong kind.
         """
-        return cls.build(_merge(load_mapping(path, sets), overrides or {}))
+        return cls.build(merged(load_mapping(path, sets), overrides or {}))
 
     @classmethod
     def build(cls, data: Mapping[str, Any]) -> Self:
@@ -336,65 +352,6 @@ def check_params(
         else:
             checked[name] = parameter.default
     return checked
-
-
-def load_mapping(path: Path | str | None, sets: Sequence[str] = ()) -> dict[str, Any]:
-    """What a YAML file and assignments (`Config.load`) say together, not checked yet. Raises `ConfigError`."""
-    data = _read(Path(path)) if path is not None else {}
-    for assignment in sets:
-        data = _merge(data, parse_set(assignment))
-    return data
-
-
-def parse_set(text: str) -> dict[str, Any]:
-    """`a.b=c` as a nested mapping, `c` read as YAML."""
-    path, equals, value = text.partition("=")
-    keys = path.strip().split(".")
-    if not equals or not all(keys):
-        raise ConfigError(f"--set {text!r} is not of the form section.key=value, such as strategy.n=32")
-    try:
-        tree: Any = yaml.load(value, _Loader)
-    except yaml.YAMLError:
-        raise ConfigError(f"--set {text!r}: the value is not YAML; put it in quotes") from None
-    for key in reversed(keys):
-        tree = {key: tree}
-    return dict(tree)
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 takes `1e12` for a string; nobody who writes it means that."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the configuration {path} ({_reason(error)}); check the path") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f" line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{path}{place} is not valid YAML: {getattr(error, 'problem', error)}") from None
-    if not isinstance(data or {}, dict):
-        raise ConfigError(f"{path} must hold sections such as `strategy:`, not a {type(data).__name__}")
-    return data or {}
-
-
-def _reason(error: OSError | UnicodeDecodeError) -> str:
-    return (error.strerror or str(error)) if isinstance(error, OSError) else "it is not UTF-8 text"
-
-
-def _merge(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
-    """`high` over `low`, mappings merged key by key."""
-    merged = dict(low)
-    for key, value in high.items():
-        below = merged.get(key)
-        merged[key] = _merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
-    return merged
 
 
 def _checked(annotation: Any, value: Any, what: str) -> Any:  # noqa: ANN401  # any parameter's type

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from tts_engine.formats.answers import group_answers, same_answer
-from tts_engine.types import Judged
+from tts_engine.types import Judged, Outcome
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,3 +95,10 @@ SELECTORS: Mapping[str, Callable[[list[float | None], int], float]] = MappingPro
 )
 """Weight of an answer from the values of the candidates that gave it (None: no valid verdict) and the number of valid
 verdicts on all answers."""
+
+
+def shown(outcome: Outcome) -> Judged | None:
+    """The candidate whose text is the answer: the chosen one; without an answer the best of the others."""
+    if outcome.chosen is not None:
+        return outcome.candidates[outcome.chosen]
+    return max(outcome.candidates, key=lambda judged: (judged.rank, judged.candidate.depth), default=None)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, Literal
 
 
@@ -83,8 +84,7 @@ class Usage:
         seconds: time from sending a call to its end, added over calls (calls overlap: not wall-clock).
         dollars: by the price table of the config.
         calls: number of model calls.
-        code_runs: Python checks executed.
-        code_seconds: time those checks took.
+        code_runs: Python checks executed; `code_seconds`: time those took.
     """
 
     prompt: int = 0
@@ -121,7 +121,10 @@ class Usage:
 
     def asdict(self) -> dict[str, float]:
         """Plain dictionary, with `tokens`, for JSON."""
-        return {f.name: getattr(self, f.name) for f in fields(self)} | {"tokens": self.tokens}
+        return {name: getattr(self, name) for name in _AMOUNTS} | {"tokens": self.tokens}
+
+
+_AMOUNTS = tuple(f.name for f in fields(Usage))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,11 +151,7 @@ class Prompt:
 
     def then(self, *segments: str) -> Prompt:
         """The same conversation with the open turn extended."""
-        return Prompt(
-            messages=self.messages,
-            continuation=self.continuation + segments,
-            generation_prompt=self.generation_prompt,
-        )
+        return replace(self, continuation=self.continuation + segments)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,6 +175,11 @@ class Sampling:
     logprobs: int = 0
 
 
+@lru_cache(256)
+def _described(sampling: Sampling) -> str:
+    return str(sampling)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """One call of a model. Equal requests have equal `key`s: a request is drawn once and journalled under its key."""
@@ -190,13 +194,11 @@ class Request:
 
     def identity(self) -> bytes:
         """16 bytes that name this draw: model, prompt, sampling and key (priority does not change the result)."""
-        h = hashlib.blake2b(digest_size=16)
-        for message in self.prompt.messages:
-            h.update(f"\x1e{message.role}\x1f{message.content}".encode())
-        for segment in self.prompt.continuation:
-            h.update(f"\x1d{segment}".encode())
-        h.update(f"\x1c{self.prompt.generation_prompt}\x1f{self.model}\x1f{self.sampling}\x1f{self.key}".encode())
-        return h.digest()
+        prompt = self.prompt
+        parts = [f"\x1e{message.role}\x1f{message.content}" for message in prompt.messages]
+        parts += [f"\x1d{segment}" for segment in prompt.continuation]
+        parts.append(f"\x1c{prompt.generation_prompt}\x1f{self.model}\x1f{_described(self.sampling)}\x1f{self.key}")
+        return hashlib.blake2b("".join(parts).encode(), digest_size=16).digest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,26 +278,6 @@ class StepJudgement:
 
 
 Aggregation = Literal["last", "mean", "min", "product"]
-
-
-def aggregate(scores: tuple[float, ...], how: Aggregation) -> float:
-    """One value for a solution from the scores of its steps (the one definition).
-
-    Args:
-        scores: a score in [0, 1] for each judged step, in order; not empty.
-    """
-    if not scores:
-        raise ValueError("no step scores to aggregate")
-    match how:
-        case "last":
-            return scores[-1]
-        case "mean":
-            return math.fsum(scores) / len(scores)
-        case "min":
-            return min(scores)
-        case "product":
-            return math.prod(scores)
-    raise ValueError(f"unknown aggregation {how!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,8 @@ from tts_engine.backends.factory import EMBEDDED, embedded_path
 from tts_engine.calibration import Calibration
 from tts_engine.calls import Calls
 from tts_engine.judging import Judge, Verifier, judge_candidate
-from tts_engine.types import Candidate, Key, Problem, Verdict, aggregate
+from tts_engine.types import Candidate, Key, Problem, Verdict
+from tts_engine.verifiers.verdicts import aggregate
 
 CHECKPOINT = "checkpoint"
 """As `calibration`: the file beside the verifier's own checkpoint."""

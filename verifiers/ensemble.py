@@ -13,7 +13,8 @@ from pydantic import Field
 from tts_engine.calls import Calls
 from tts_engine.errors import ConfigError
 from tts_engine.judging import Judge, judge_candidate
-from tts_engine.types import Aggregation, Candidate, Key, Problem, Usage, Verdict, aggregate
+from tts_engine.types import Aggregation, Candidate, Key, Problem, Usage, Verdict
+from tts_engine.verifiers.verdicts import aggregate
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Ask = Callable[[Judge], Awaitable[Verdict]]

@@ -5,7 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from tts_engine.types import Aggregation, StepJudgement, Usage, Verdict, aggregate
+from tts_engine.types import Aggregation, StepJudgement, Usage, Verdict
+
+
+def aggregate(scores: tuple[float, ...], how: Aggregation) -> float:
+    """One value for a solution from the scores of its steps (the one definition).
+
+    Args:
+        scores: a score in [0, 1] for each judged step, in order; not empty.
+    """
+    if not scores:
+        raise ValueError("no step scores to aggregate")
+    match how:
+        case "last":
+            return scores[-1]
+        case "mean":
+            return math.fsum(scores) / len(scores)
+        case "min":
+            return min(scores)
+        case "product":
+            return math.prod(scores)
+    raise ValueError(f"unknown aggregation {how!r}")
 
 
 def make_verdict(samples: Sequence[tuple[StepJudgement, ...]], aggregation: Aggregation) -> Verdict:

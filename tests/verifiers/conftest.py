@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from typing import Self
 
 import pytest
 
@@ -12,24 +13,31 @@ from tts_engine.calls import Calls, Model
 from tts_engine.compute.cost import CostModel
 from tts_engine.compute.ledger import Budget, Scope
 from tts_engine.journal import Journal
+from tts_engine.sandbox import SubprocessSandbox
 from tts_engine.types import Completion, Finish, Prompt, Request, TokenLogprob, Usage
 
 
-@dataclass
-class Says:
-    """Answers the n-th call with the n-th completion and notes what it was asked."""
+@dataclass(kw_only=True)
+class Actor:
+    """Base of models that say what stands in their script, and note what they were asked."""
 
-    completions: list[Completion]
     asked: list[Request] = field(default_factory=list)
     info = ModelInfo(name="script", context=10_000, shape=None, fingerprint="script")
 
-    async def __aenter__(self) -> Says:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *exc: object) -> None: ...
 
     def count_tokens(self, prompt: Prompt) -> int:
         return 10
+
+
+@dataclass
+class Says(Actor):
+    """Answers the n-th call with the n-th completion."""
+
+    completions: list[Completion]
 
     async def complete(self, request: Request) -> Completion:
         self.asked.append(request)
@@ -63,3 +71,9 @@ def scripted() -> Scripted:
         return backend, Calls(models={"verifier": model}, journal=journal, scope=scope, problem="p")
 
     return make
+
+
+@pytest.fixture
+async def sandbox() -> AsyncIterator[SubprocessSandbox]:
+    async with SubprocessSandbox(workers=1) as running:
+        yield running

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -16,12 +16,6 @@ from tts_engine.types import Key, Problem, Verdict
 from tts_engine.verifiers import Checker
 
 Scripted = Callable[..., Any]
-
-
-@pytest.fixture
-async def sandbox() -> AsyncIterator[SubprocessSandbox]:
-    async with SubprocessSandbox(workers=1) as running:
-        yield running
 
 
 @pytest.fixture

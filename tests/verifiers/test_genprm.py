@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 
+from tests.verifiers.conftest import Actor
 from tts_engine.backends.arithmetic import Task
-from tts_engine.backends.base import ModelInfo
 from tts_engine.backends.simulated import SimulatedBackend
 from tts_engine.calls import Calls, Model
 from tts_engine.compute.cost import CostModel
@@ -16,7 +16,7 @@ from tts_engine.compute.ledger import Budget, Scope
 from tts_engine.formats import genprm as form
 from tts_engine.journal import Journal
 from tts_engine.sandbox import SubprocessSandbox
-from tts_engine.types import Completion, Finish, Key, Problem, Prompt, Request, Sampling, TokenLogprob, Usage
+from tts_engine.types import Completion, Finish, Key, Problem, Request, Sampling, TokenLogprob, Usage
 from tts_engine.verifiers import GenPRM
 
 PROBLEM = Problem(id="p", prompt="3 and 4?")
@@ -25,20 +25,10 @@ YES, NO = ({"Yes": -0.1, "No": -3.0}, {"Yes": -3.0, "No": -0.1})
 
 
 @dataclass
-class Script:
-    """A model that answers the n-th call with the n-th text and notes what it was asked."""
+class Script(Actor):
+    """A model that answers the n-th call with the n-th text."""
 
     texts: list[str]
-    asked: list[Request] = field(default_factory=list)
-    info = ModelInfo(name="script", context=10_000, shape=None, fingerprint="script")
-
-    async def __aenter__(self) -> Script:
-        return self
-
-    async def __aexit__(self, *exc: object) -> None: ...
-
-    def count_tokens(self, prompt: Prompt) -> int:
-        return 10
 
     async def complete(self, request: Request) -> Completion:
         text = self.texts[len(self.asked)]
@@ -59,12 +49,6 @@ class Script:
 
 
 MakeCalls = Callable[..., Calls]
-
-
-@pytest.fixture
-async def sandbox() -> AsyncIterator[SubprocessSandbox]:
-    async with SubprocessSandbox(workers=1) as running:
-        yield running
 
 
 def calls_for(backend: Script | SimulatedBackend, budget: Budget | None = None) -> Calls:

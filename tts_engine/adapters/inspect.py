@@ -15,10 +15,11 @@ from inspect_ai.scorer import CORRECT, INCORRECT, Score, Scorer, Target, accurac
 from inspect_ai.solver import Generate, Solver, TaskState, solver
 
 from tts_engine.adapters.hosted import Hosted
-from tts_engine.adapters.told import shown, solved, verified
+from tts_engine.adapters.told import solved, verified
 from tts_engine.errors import VerifierError
 from tts_engine.formats.answers import extract_answer, same_answer
 from tts_engine.formats.policy import split_steps
+from tts_engine.selection import shown
 from tts_engine.types import Outcome, Problem
 
 Settings = Mapping[str, Any] | str | None

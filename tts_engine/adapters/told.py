@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel
 
-from tts_engine.types import Judged, Outcome, Usage, Verdict
+from tts_engine.selection import shown
+from tts_engine.types import Outcome, Usage, Verdict
 
 
 class Cost(BaseModel, frozen=True):
@@ -44,13 +45,6 @@ def cost(usage: Usage) -> Cost:
     return Cost(
         tokens=usage.tokens, calls=usage.calls, flops=usage.flops, dollars=usage.dollars, checks=usage.code_runs
     )
-
-
-def shown(outcome: Outcome) -> Judged | None:
-    """The candidate that stands for the outcome: the chosen one, else the best of those without an answer."""
-    if outcome.chosen is not None:
-        return outcome.candidates[outcome.chosen]
-    return max(outcome.candidates, key=lambda judged: (judged.rank, judged.candidate.depth), default=None)
 
 
 def solved(outcome: Outcome) -> Solved:
