@@ -38,6 +38,12 @@ class ModelInfo:
     """Changes when the weights or the tokenizer change; part of the journal's identity of a run."""
 
 
+def counted(usage: Usage) -> dict[str, float]:
+    """The usages of all calls as the `counters` of a backend, cancelled calls included."""
+    names = ("prompt", "cached", "completion", "cancelled", "calls")
+    return {name: getattr(usage, name) for name in names}
+
+
 class CallCancelled(asyncio.CancelledError):
     """A cancelled call that had been computing; `usage` says what: prompt, cached and cancelled tokens, one call."""
 

@@ -17,11 +17,10 @@ import time
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from tts_engine.backends.base import CallCancelled, ModelInfo
+from tts_engine.backends.base import CallCancelled, ModelInfo, counted
 from tts_engine.backends.local_attention import PAGE
 from tts_engine.backends.local_calls import Call
 from tts_engine.backends.local_engine import Engine, Result
@@ -36,7 +35,7 @@ from tts_engine.backends.local_model import (
 from tts_engine.backends.local_slots import pages_for
 from tts_engine.backends.local_text import Encoder, Recent, Stops, token_bytes
 from tts_engine.backends.shapes import count_parameters, shape_of
-from tts_engine.errors import BackendError, ConfigError, ContextExceeded, DataError
+from tts_engine.errors import BackendError, ConfigError, DataError
 from tts_engine.types import Completion, Prompt, Request, Usage
 
 
@@ -117,7 +116,7 @@ class LocalBackend:
         pieces = token_bytes(weights.tokenizer)
         pieces += [b""] * (weights.vocabulary - len(pieces))  # output rows beyond the tokenizer
         self._encoder = Encoder(weights.tokenizer)
-        self._watches = Recent(lambda texts: _watched(texts, weights), 256)
+        self._watches = Recent(self._encoder.watched, 256)
         self._stops = Recent(lambda stops: Stops(stops, pieces, weights.vocabulary), 256)
         self._engine = Engine(
             weights, pieces, self._deliver, slots=self._slots, context=self._context, pages=self._pages(weights)
@@ -157,32 +156,15 @@ class LocalBackend:
         `prompt`, `cached`, `completion`, `cancelled` and `calls` add up the usages of all calls, cancelled ones
         included; `drawn` (tokens sampled), `steps` and `busy_seconds` are the engine's own.
         """
-        usage, engine = self._usage, self._engine
-        return {
-            "prompt": usage.prompt,
-            "cached": usage.cached,
-            "completion": usage.completion,
-            "cancelled": usage.cancelled,
-            "calls": usage.calls,
-            "drawn": engine.drawn,
-            "steps": engine.steps,
-            "busy_seconds": engine.busy,
-        }
+        engine = self._engine
+        return counted(self._usage) | {"drawn": engine.drawn, "steps": engine.steps, "busy_seconds": engine.busy}
 
     def _call(self, request: Request) -> Call:
         """Check a request and put it into the engine's terms."""
         if not self._open:
             raise BackendError(f"the backend of {self._name} is not open: use it inside `async with`")
         sampling = request.sampling
-        if sampling.max_tokens < 1:
-            raise BackendError(f"max_tokens is {sampling.max_tokens}: ask for at least one token")
-        tokens = self._encoder.prompt(request.prompt)
-        if len(tokens) >= self._context:
-            raise ContextExceeded(
-                f"the prompt has {len(tokens)} tokens; {self._name} takes {self._context} of prompt and completion"
-            )
-        if not tokens:
-            raise BackendError("the prompt is empty: nothing to continue")
+        tokens = self._encoder.request(request, self._name, self._context)
         return Call(
             tokens=tokens,
             sampling=sampling,
@@ -243,17 +225,6 @@ def resolve(model: str | Path) -> Path:
         raise DataError(
             f"no model folder {str(model)!r}, and no such model can be had from the hub: give the path of a folder"
         ) from error
-
-
-def _watched(texts: tuple[str, ...], weights: Weights) -> tuple[tuple[str, int], ...]:
-    """The token of each watched string."""
-    pairs = []
-    for text in texts:
-        ids: Any = weights.tokenizer(text, add_special_tokens=False)["input_ids"]
-        if len(ids) != 1:
-            raise BackendError(f"cannot watch {text!r}: it is {len(ids)} tokens in this model's vocabulary, not one")
-        pairs.append((text, int(ids[0])))
-    return tuple(pairs)
 
 
 def _spare_bytes(device: torch.device) -> int:

@@ -11,8 +11,8 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from tts_engine.errors import BackendError
-from tts_engine.types import Message, Prompt
+from tts_engine.errors import BackendError, ContextExceeded
+from tts_engine.types import Message, Prompt, Request
 
 _V = TypeVar("_V")
 
@@ -59,13 +59,45 @@ class Encoder:
             ids += self._segments(segment)
         return ids
 
+    def request(self, request: Request, model: str, context: int) -> list[int]:
+        """All tokens of a request's prompt, checked.
+
+        Args:
+            model: its name in messages; `context`: most tokens of prompt and completion.
+
+        Raises:
+            ContextExceeded: the prompt leaves no room for one token.
+            BackendError: there is nothing to continue, or nothing is asked for.
+        """
+        if request.sampling.max_tokens < 1:
+            raise BackendError(f"max_tokens is {request.sampling.max_tokens}: ask for at least one token")
+        tokens = self.prompt(request.prompt)
+        if len(tokens) >= context:
+            raise ContextExceeded(
+                f"the prompt has {len(tokens)} tokens; {model} takes {context} of prompt and completion"
+            )
+        if not tokens:
+            raise BackendError("the prompt is empty: nothing to continue")
+        return tokens
+
+    def watched(self, texts: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
+        """Watched strings with the token of each; `BackendError` where one is not one token."""
+        pairs = []
+        for text in texts:
+            ids = self._piece(text)
+            if len(ids) != 1:
+                found = f"{len(ids)} tokens in this model's vocabulary"
+                raise BackendError(f"cannot watch {text!r}: it is {found}, not one")
+            pairs.append((text, int(ids[0])))
+        return tuple(pairs)
+
     def _conversation(self, key: tuple[tuple[Message, ...], bool]) -> list[int]:
         messages, generation_prompt = key
         if not messages:  # plain text to continue
-            return list(self._tokenizer("")["input_ids"])
+            return self._ids("")
         if not self._tokenizer.chat_template:
             text = "\n\n".join(message.content for message in messages)
-            return list(self._tokenizer(text)["input_ids"])
+            return self._ids(text)
         turns = [{"role": message.role, "content": message.content} for message in messages]
         try:
             text = self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=generation_prompt)
@@ -83,7 +115,11 @@ class Encoder:
         return ids
 
     def _piece(self, text: str) -> list[int]:
-        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        return self._ids(text, add_special_tokens=False)
+
+    def _ids(self, text: str, **options: bool) -> list[int]:
+        """Tokens of a text; one that is too long is refused by `request`, without transformers' own warning."""
+        return list(self._tokenizer(text, verbose=False, **options)["input_ids"])
 
 
 def _separators(tokenizer: Any) -> re.Pattern[str] | None:  # noqa: ANN401

@@ -16,7 +16,7 @@ from typing import Any
 
 from tenacity import AsyncRetrying, retry_if_exception_type
 
-from tts_engine.backends.base import CallBroken, CallCancelled, ModelInfo
+from tts_engine.backends.base import CallBroken, CallCancelled, ModelInfo, counted
 from tts_engine.backends.openai_http import Again, Endpoint
 from tts_engine.backends.openai_options import Options, read_options
 from tts_engine.backends.openai_reply import Reply
@@ -105,15 +105,8 @@ class OpenAIBackend:
 
     def counters(self) -> dict[str, float]:
         """What this backend did so far: the usages of all calls added up, and failed tries by kind."""
-        usage = self._usage
-        return {
-            "prompt": usage.prompt,
-            "cached": usage.cached,
-            "completion": usage.completion,
-            "cancelled": usage.cancelled,
-            "calls": usage.calls,
-            **{f"retries: {kind}": number for kind, number in sorted(self._retries.items())},
-        }
+        retries = {f"retries: {kind}": number for kind, number in sorted(self._retries.items())}
+        return counted(self._usage) | retries
 
     async def _try(self, endpoint: Endpoint, body: Body, reply: Reply, kinds: list[str]) -> None:
         """One try; what fails is counted.

@@ -16,13 +16,13 @@ from contextlib import nullcontext
 from functools import cached_property
 from typing import Any
 
-from tts_engine.backends.base import CallCancelled, ModelInfo
+from tts_engine.backends.base import CallCancelled, ModelInfo, counted
 from tts_engine.backends.local import resolve
 from tts_engine.backends.local_model import fingerprint, read_config
 from tts_engine.backends.local_text import Encoder, Recent
 from tts_engine.backends.shapes import count_parameters, shape_of
 from tts_engine.backends.vllm_engine import ENGINES, Spec, adapter_config
-from tts_engine.errors import BackendError, ConfigError, ContextExceeded, EndpointDown
+from tts_engine.errors import BackendError, ConfigError, EndpointDown
 from tts_engine.types import Completion, Finish, Prompt, Request, Sampling, TokenLogprob, Usage
 
 MOST_SEED = 2**63
@@ -108,9 +108,8 @@ class VLLMBackend:
         from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(self.folder, trust_remote_code=self._shared.spec.trust_remote_code)
-        self._tokenizer: Any = tokenizer
         self._encoder = Encoder(tokenizer)
-        self._watches = Recent(self._watched, 256)
+        self._watches = Recent(self._encoder.watched, 256)
         self._engine = await ENGINES.enter(self._shared)
         return self
 
@@ -132,15 +131,13 @@ class VLLMBackend:
 
     def counters(self) -> dict[str, float]:
         """What this backend did so far: tokens by kind, calls, and how often engines took turns."""
-        usage = self._usage
-        names = ("prompt", "cached", "completion", "cancelled", "calls")
-        return {name: getattr(usage, name) for name in names} | {"switches": ENGINES.turns.switches}
+        return counted(self._usage) | {"switches": ENGINES.turns.switches}
 
     async def complete(self, request: Request) -> Completion:
         """Answer a request; see `Backend.complete`."""
         if self._engine is None:
             raise BackendError(f"the backend of {self._name} is not open: use it inside `async with`")
-        tokens = self._tokens(request)
+        tokens = self._encoder.request(request, self._name, self._context)
         sent = time.perf_counter()
         async with self._turn():
             output = await self._run(request, tokens)
@@ -150,18 +147,6 @@ class VLLMBackend:
 
     def _turn(self) -> contextlib.AbstractAsyncContextManager[None]:
         return ENGINES.turns.use(self._shared.name) if self._shared.spec.sleep else nullcontext()
-
-    def _tokens(self, request: Request) -> list[int]:
-        if request.sampling.max_tokens < 1:
-            raise BackendError(f"max_tokens is {request.sampling.max_tokens}: ask for at least one token")
-        tokens = self.tokens(request.prompt)
-        if len(tokens) >= self._context:
-            raise ContextExceeded(
-                f"the prompt has {len(tokens)} tokens; {self._name} takes {self._context} of prompt and completion"
-            )
-        if not tokens:
-            raise BackendError("the prompt is empty: nothing to continue")
-        return tokens
 
     async def _run(self, request: Request, tokens: list[int]) -> Any:  # noqa: ANN401 - vLLM's RequestOutput
         """The finished output. A cancellation aborts the request and is raised again with what it had computed."""
@@ -233,16 +218,6 @@ class VLLMBackend:
             spaces_between_special_tokens=False,
             **details,
         )
-
-    def _watched(self, texts: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
-        """The token of each watched string."""
-        pairs = []
-        for text in texts:
-            ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
-            if len(ids) != 1:
-                raise BackendError(f"cannot watch {text!r}: it is {len(ids)} tokens in this vocabulary, not one")
-            pairs.append((text, int(ids[0])))
-        return tuple(pairs)
 
     def _completion(self, sampling: Sampling, output: Any, prompt: int, seconds: float) -> Completion:  # noqa: ANN401
         said = output.outputs[0]

@@ -27,7 +27,7 @@ from tts_engine.backends.placement import (
     kv_bytes,
     place,
 )
-from tts_engine.errors import ConfigError, DataError
+from tts_engine.errors import ConfigError, DataError, first_line
 
 WIDTH = {"bfloat16": 2, "float16": 2, "float32": 4}
 CPU_CACHE = 2
@@ -160,7 +160,7 @@ class Engines:
                 args = AsyncEngineArgs(**(arguments | shared.spec.further))
                 return await asyncio.to_thread(AsyncLLM.from_engine_args, args)
         except Exception as error:  # vLLM raises anything between TypeError and RuntimeError here
-            raise DataError(f"vLLM cannot serve {str(shared.spec.folder)!r}: {_reason(error)}") from error
+            raise DataError(f"vLLM cannot serve {str(shared.spec.folder)!r}: {first_line(error)}") from error
 
     def place(self, total: int, *, cpu: bool = False) -> dict[Shared, Share]:
         """How all engines divide devices of `total` bytes; on a CPU they take from its memory what they need.
@@ -215,8 +215,10 @@ def _arguments(shared: Shared, *, cpu: bool) -> dict[str, Any]:
 
 
 def _on_cpu(spec: Spec) -> dict[str, Any]:
-    """Chunked prefill kills a CPU engine when a request has a seed; compilation gains little; nothing can sleep."""
+    """Chunked prefill kills a CPU engine when a request has a seed; compilation gains little; nothing can sleep. Only
+    whole blocks are cached, and its own default of 128 tokens would hold next to nothing of a search's short steps."""
     return {
+        "block_size": 32,
         "enforce_eager": True,
         "enable_chunked_prefill": False,
         "max_num_batched_tokens": max(spec.context, 4096),
@@ -279,10 +281,6 @@ def adapter_config(folder: Path) -> dict[str, Any]:
         return found | {"r": int(found["r"])}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{str(folder)!r} holds no LoRA adapter ({error}): give the folder that peft saved") from error
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def device_here() -> tuple[Device, bool]:
