@@ -18,63 +18,39 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from bare import Calls, bare, noting
 from rich.console import Console
 from rich.table import Table
 
 from tts_engine import Engine, Problem
 from tts_engine.problems import load_problems
-from tts_engine.run import Event
 from tts_engine.types import Request
 
 
-def settings(strategy: str, n: int, samples: int, concurrency: int) -> dict[str, Any]:
+def settings(strategy: str, n: int, samples: int, concurrency: int, processes: bool = False) -> dict[str, Any]:
     return {
         "strategy": {"name": strategy, "n": n},
-        "verifier": {"name": "genprm", "samples": samples},
+        "policy": {"options": {"process": processes}},
+        "verifier": {"name": "genprm", "samples": samples, "options": {"process": processes}},
         "run": {"concurrency": concurrency},
     }
 
 
 async def search(config: dict[str, Any], problems: Sequence[Problem]) -> tuple[float, int, list[Request]]:
     """Seconds, generated tokens and the calls of one search."""
-    requests: list[Request] = []
-    tokens = 0
-
-    def note(event: Event) -> None:
-        nonlocal tokens
-        if event.kind == "call":
-            requests.append(event.data["request"])
-            tokens += event.data["completion"].tokens
-
+    calls: Calls = []
     async with Engine.from_config(config) as engine:
         started = time.perf_counter()
-        async for _ in engine.run(problems, note):
+        async for _ in engine.run(problems, noting(calls)):
             pass
-        return time.perf_counter() - started, tokens, requests
+        took = time.perf_counter() - started
+    return took, sum(completion.tokens for _, completion in calls), [request for request, _ in calls]
 
 
 async def raw(config: dict[str, Any], requests: Sequence[Request], at_once: int) -> tuple[float, int]:
     """Seconds and generated tokens of the same calls, `at_once` in flight per model, in the order of the search."""
-
-    async def feed(calls: list[Request]) -> int:
-        todo = iter(calls)
-        done = 0
-
-        async def worker() -> None:
-            nonlocal done
-            for request in todo:
-                completion = await backends[request.model].complete(request)
-                done += completion.tokens
-
-        await asyncio.gather(*(worker() for _ in range(at_once)))
-        return done
-
     async with Engine.from_config(config) as engine:
-        backends = engine.backends
-        by_model = {name: [request for request in requests if request.model == name] for name in backends}
-        started = time.perf_counter()
-        counts = await asyncio.gather(*(feed(calls) for calls in by_model.values()))
-        return time.perf_counter() - started, sum(counts)
+        return await bare(engine.backends, requests, dict.fromkeys(engine.backends, at_once))
 
 
 async def compare(options: argparse.Namespace) -> None:
@@ -82,15 +58,15 @@ async def compare(options: argparse.Namespace) -> None:
     columns = ("strategy", "calls", "tokens", "search tok/s", "raw tok/s", "fraction")
     table = Table(*columns, title="search against raw backends")
     for strategy in options.strategies:
-        config = settings(strategy, options.n, options.samples, options.concurrency)
+        config = settings(strategy, options.n, options.samples, options.concurrency, options.processes)
         fractions, speeds = [], Counter[str]()
         for _ in range(options.rounds):
             took, tokens, requests = await search(config, problems)
-            bare, same = await raw(config, requests, options.at_once)
+            alone, same = await raw(config, requests, options.at_once)
             if same != tokens:
                 raise SystemExit(f"the raw run generated {same} tokens, the search {tokens}: no fair comparison")
-            fractions.append(bare / took)
-            speeds.update({"search": int(tokens / took), "raw": int(tokens / bare)})
+            fractions.append(alone / took)
+            speeds.update({"search": int(tokens / took), "raw": int(tokens / alone)})
         table.add_row(
             strategy,
             str(len(requests)),
@@ -111,6 +87,7 @@ def main() -> None:
     parser.add_argument("--concurrency", type=int, default=48, help="problems at once in the search")
     parser.add_argument("--at-once", type=int, default=512, help="calls in flight per model in the raw run")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--processes", action="store_true", help="each model in a process of its own")
     asyncio.run(compare(parser.parse_args()))
 
 
