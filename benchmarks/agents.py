@@ -8,7 +8,8 @@ votes among several solutions, with search the embedded GenPRM judges each step 
 search they judge every call; tests cost no tokens, and a seed is a problem. A search is compared with the plain agent
 that took at least as many tokens, or with the most expensive one.
 
-What was measured stays in the work folder; another start goes on from there. Writes docs/agents-results.md.
+What was measured stays in the work folder; another start goes on from there. Writes docs/agents-results.md (or
+`--output`).
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ import tool_agent  # noqa: E402
 from tts_engine import Engine, Problem  # noqa: E402
 from tts_engine.problems import load_problems  # noqa: E402
 from tts_engine.report.intervals import paired_bootstrap, wilson  # noqa: E402
+from tts_engine.report.words import bounded  # noqa: E402
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,11 +123,11 @@ def table(agent: str, rows: list[Row]) -> str:
     means = {each: mean(rows, each) for each in SETTINGS if each.agent == agent}
     for setting, used in means.items():
         right = column(rows, setting, "right")
-        share, gain = span(wilson(int(sum(right)), len(right))), " | "
+        share, gain = bounded(wilson(int(sum(right)), len(right))), " | "
         if not setting.plain:
             rival = partner(used, {each: tokens for each, tokens in means.items() if each.plain})
             difference = paired_bootstrap(right, column(rows, rival, "right"))
-            gain = f"{span(difference, '+')} | {rival.name}: {means[rival]:,.0f}"
+            gain = f"{bounded(difference, '+.1f')} | {rival.name}: {means[rival]:,.0f}"
         lines.append(f"| {setting.name} | {len(right)} | {share} | {used:,.0f} | {gain} |")
     return "\n".join(lines)
 
@@ -148,11 +150,6 @@ def column(rows: list[Row], setting: Setting, key: str) -> list[float]:
     return [float(row[key]) for row in sorted(found, key=lambda row: int(row["problem"]))]
 
 
-def span(found: Any, sign: str = "") -> str:  # noqa: ANN401  # an Interval
-    """In percent, with its 95 % interval."""
-    return f"{100 * found.value:{sign}.1f} [{100 * found.low:{sign}.1f}, {100 * found.high:{sign}.1f}]"
-
-
 def report(folder: Path) -> str:
     """docs/agents-results.md."""
     parts = [
@@ -163,7 +160,8 @@ def report(folder: Path) -> str:
         "\n`python benchmarks/agents.py` measures this; intervals are of 95 %, differences are paired by problem."
     )
     for agent in AGENTS:
-        parts += [f"## {agent}", table(agent, read(folder, agent))]
+        if rows := read(folder, agent):
+            parts += [f"## {agent}", table(agent, rows)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -173,11 +171,12 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=9.0)
     parser.add_argument("--work", type=Path, default=Path("runs/agents"))
     parser.add_argument("--report-only", action="store_true")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs/agents-results.md")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     if not options.report_only:
         asyncio.run(measure(options.work, options.problems, time.monotonic() + 60 * options.minutes))
-    (ROOT / "docs/agents-results.md").write_text(report(options.work), encoding="utf-8")
+    options.output.write_text(report(options.work), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -91,3 +91,25 @@ async def test_a_cancelled_call_stops_its_work(simulated: dict[str, Any]) -> Non
         async with asyncio.timeout(10):
             while engine.ledger.total.wasted == 0:
                 await asyncio.sleep(0.05)
+
+
+async def test_progress_is_told_while_a_call_is_worked_on(simulated: dict[str, Any]) -> None:
+    told: list[tuple[float, float | None, str | None]] = []
+
+    async def hear(progress: float, total: float | None, message: str | None) -> None:
+        told.append((progress, total, message))
+
+    slow = {"options": {"task": {"error_rate": 0.2}, "clock": "real", "speed": 2.0}}
+    config = {**simulated, **{role: simulated[role] | slow for role in ("policy", "verifier")}}
+    problem = Task(error_rate=0.2).problem(Key(3), steps=3).prompt
+    async with Engine.from_config(config) as engine, Client(make_server(engine)) as client:
+        solved = await client.call_tool("solve", {"problem": problem, "n": 8}, progress_callback=hear)
+        spent = [progress for progress, _, _ in told]
+        assert len(spent) >= 2
+        assert spent == sorted(set(spent))
+        assert spent[-1] == solved.structured_content["cost"]["tokens"]
+        assert "candidates ended" in str(told[-1][2])
+        told.clear()
+        arguments = {"problem": problem, "steps": ["1+1=2", "2+2=\\boxed{4}"]}
+        verified = await client.call_tool("verify", arguments, progress_callback=hear)
+        assert told[-1][0] == verified.structured_content["cost"]["tokens"]

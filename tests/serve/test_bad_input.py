@@ -56,6 +56,11 @@ REFUSED = {
     "two strategies": (with_tts(strategy="beam"), 400, "invalid_value"),
     "an unknown verifier": (with_tts(verifier="magic"), 400, "invalid_value"),
     "no verifier where one is needed": (with_tts(verifier="none"), 400, "invalid_value"),
+    "a verifier that is not asked": (
+        GOOD | {"model": "self-consistency/policy", "tts": {"verifier_samples": 2}},
+        400,
+        "invalid_value",
+    ),
     "an unknown field": (GOOD | {"temprature": 1}, 400, "unknown_parameter"),
     "tools": (GOOD | {"tools": [{"type": "function"}]}, 400, "unsupported_parameter"),
     "logprobs": (GOOD | {"logprobs": True}, 400, "unsupported_parameter"),

@@ -126,7 +126,10 @@ def test_models_are_listed(client: openai.OpenAI) -> None:
     names = [model.id for model in client.models.list()]
     assert names[0] == "embedded:policy"
     assert "mcts/embedded:policy" in names
-    assert client.models.retrieve("beam/embedded:policy").id == "beam/embedded:policy"
+    assert client.models.retrieve("beam/embedded:policy").tts["verifier"]
+    vote = client.models.retrieve("self-consistency/embedded:policy").tts
+    assert not vote["verifier"]
+    assert "n" in vote["parameters"]
 
 
 def test_errors_are_the_clients_own(client: openai.OpenAI) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from tts_engine.compute.ledger import Scope
 from tts_engine.config import Config
 from tts_engine.errors import UsageError, VerifierError
 from tts_engine.run import Engine
@@ -128,8 +129,14 @@ class Hosted:
             future.cancel()
 
 
-async def judge(engine: Engine, problem: Problem | str, steps: Sequence[str], samples: int | None) -> Verdict:
-    """One verdict by an engine's own verifier; arguments and errors as for `Hosted.judge`."""
+async def judge(
+    engine: Engine,
+    problem: Problem | str,
+    steps: Sequence[str],
+    samples: int | None,
+    account: Scope | None = None,
+) -> Verdict:
+    """One verdict by an engine's own verifier, paid by `account`; the rest as for `Hosted.judge`."""
     asked = Problem(id="problem", prompt=problem) if isinstance(problem, str) else problem
     name = engine.judging()
     if name is None:
@@ -139,7 +146,7 @@ async def judge(engine: Engine, problem: Problem | str, steps: Sequence[str], sa
     number = engine.samples(name) if samples is None else samples
     if number < 1:
         raise UsageError(f"samples={number} must be at least 1")
-    verdict = (await engine.judge(asked, steps, [number]))[number]
+    verdict = (await engine.judge(asked, steps, [number], account=account))[number]
     if not verdict.valid:
         raise VerifierError(f"none of {number} judgements could be read")
     return verdict

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import asyncio
+from collections.abc import AsyncIterator, Collection, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Annotated, Any
 
-from mcp.server.mcpserver import MCPServer
+from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from pydantic import Field
 
 from tts_engine import __version__
 from tts_engine.adapters.hosted import judge
 from tts_engine.adapters.told import Solved, Verified, solved, verified
+from tts_engine.compute.ledger import Scope
 from tts_engine.config import Config
 from tts_engine.errors import TTSError
-from tts_engine.run import Engine
+from tts_engine.run import Engine, Event
+from tts_engine.together import end
 
 Text = Annotated[str, Field(min_length=1, max_length=100_000)]
 Width = Annotated[int, Field(ge=1, le=256)]
 Samples = Annotated[int, Field(ge=1, le=64)]
 Steps = Annotated[list[Text], Field(min_length=1, max_length=256)]
+TELL_EVERY = 0.5
+"""Seconds between two progress notifications of a call."""
 INSTRUCTIONS = """\
 `solve` searches for the answer to a problem with a language model and a verifier that checks each step; `verify` checks
 a solution that is there already and says which step is wrong first. More candidates and samples cost more; `budget`
@@ -36,6 +41,7 @@ class Tools:
 
     async def solve(
         self,
+        context: Context[Any],
         problem: Text,
         strategy: str | None = None,
         n: Width | None = None,
@@ -54,14 +60,29 @@ class Tools:
             seed: of all random draws.
         """
         params: dict[str, Any] = {} if n is None else {"n": n}
-        with anticipated():
-            return solved(
-                await self._engine.solve(
-                    problem, strategy=strategy, verifier_samples=verifier_samples, budget=budget, seed=seed, **params
-                )
-            )
+        ended: set[str] = set()
 
-    async def verify(self, problem: Text, steps: Steps, samples: Samples | None = None) -> Verified:
+        def hear(event: Event) -> None:
+            if event.kind == "node" and event.data["node"]["done"]:
+                ended.add(event.data["node"]["id"])
+
+        with anticipated(), self._engine.ledger.child("call") as scope:
+            async with reporting(context, scope, ended):
+                outcome = await self._engine.solve(
+                    problem,
+                    strategy=strategy,
+                    verifier_samples=verifier_samples,
+                    budget=budget,
+                    seed=seed,
+                    account=scope,
+                    on_event=hear,
+                    **params,
+                )
+            return solved(outcome)
+
+    async def verify(
+        self, context: Context[Any], problem: Text, steps: Steps, samples: Samples | None = None
+    ) -> Verified:
         """Check a solution that is there already, step by step; tells which step is wrong first.
 
         Args:
@@ -69,8 +90,41 @@ class Tools:
             steps: the solution, in order, one text a step.
             samples: judgements; the scores are their means.
         """
-        with anticipated():
-            return verified(await judge(self._engine, problem, steps, samples))
+        with anticipated(), self._engine.ledger.child("call") as scope:
+            async with reporting(context, scope):
+                verdict = await judge(self._engine, problem, steps, samples, scope)
+            return verified(verdict)
+
+
+@asynccontextmanager
+async def reporting(context: Context[Any], scope: Scope, ended: Collection[str] = ()) -> AsyncIterator[None]:
+    """Tell the client, where it asked for that, how far a call is: now and then, and when its work is done.
+
+    Args:
+        scope: pays for the call; the progress is the tokens that it has spent (how many it will be nobody knows).
+        ended: the candidates that have ended so far.
+    """
+    told = 0
+
+    async def tell() -> None:
+        nonlocal told
+        spent = scope.total
+        if spent.tokens > told:  # progress must increase
+            told = spent.tokens
+            candidates = f", {len(ended)} candidates ended" if ended else ""
+            await context.report_progress(told, message=f"{told:,} tokens in {spent.calls} calls{candidates}")
+
+    async def ticking() -> None:
+        while True:
+            await asyncio.sleep(TELL_EVERY)
+            await tell()
+
+    ticker = asyncio.create_task(ticking())
+    try:
+        yield
+    finally:
+        await end(ticker)
+    await tell()
 
 
 @contextmanager

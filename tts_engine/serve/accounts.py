@@ -89,6 +89,11 @@ class Account:
         if over and not self.active:
             self.scope.close()
 
+    def short(self) -> bool:
+        """Whether hardly anything is free; only then need `left` be asked, which adds up all requests under way."""
+        free = self.scope.left
+        return any((amount := getattr(free, unit)) is not None and amount <= LEAST[unit] for unit in SPENT)
+
     def spent(self) -> dict[str, float]:
         """What the period has spent, by unit."""
         total = self.scope.total
@@ -148,7 +153,7 @@ class Accounts:
         Raises:
             Refusal: 429, until the next period.
         """
-        if any(amount <= 0 for amount in account.left().values()):
+        if account.short() and any(amount <= 0 for amount in account.left().values()):
             message = "the budget of this key is spent; wait for its next period"
             raise Refusal(429, message, "insufficient_quota", retry_after=account.ends - self._clock())
 

@@ -6,9 +6,10 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
+from tts_engine.selection import shown
 from tts_engine.serve.plan import Plan
 from tts_engine.serve.problems import dumps
-from tts_engine.types import Candidate, Completion, Finish, Judged, Outcome, Role, StepJudgement, Usage, Verdict
+from tts_engine.types import Candidate, Completion, Finish, Outcome, Role, StepJudgement, Usage, Verdict
 
 Json = dict[str, Any]
 Spent = Mapping[Role, Usage]
@@ -30,13 +31,6 @@ def usage_json(spent: Spent) -> Json:
         "prompt_tokens_details": {"cached_tokens": total.cached},
         "tts": {"total": total.asdict(), **{role.value: usage.asdict() for role, usage in spent.items()}},
     }
-
-
-def shown(outcome: Outcome) -> Judged | None:
-    """The candidate whose text is the answer: the chosen one; without an answer the best of the others."""
-    if outcome.chosen is not None:
-        return outcome.candidates[outcome.chosen]
-    return max(outcome.candidates, key=lambda judged: (judged.rank, judged.candidate.depth), default=None)
 
 
 def ending(candidate: Candidate) -> Ending:

@@ -26,7 +26,17 @@ from tts_engine.serve.admission import Admission
 from tts_engine.serve.answers import Json, Kind
 from tts_engine.serve.gate import LOCAL_NAMES, Gate
 from tts_engine.serve.metrics import Metrics
-from tts_engine.serve.plan import Plan, budget_of, check_samples, check_verify, models, plan_chat, plan_completion
+from tts_engine.serve.plan import (
+    Plan,
+    budget_of,
+    check_samples,
+    check_verify,
+    judges,
+    models,
+    parameters,
+    plan_chat,
+    plan_completion,
+)
 from tts_engine.serve.problems import Answer, Refusal, dumps, invalid, refusal
 from tts_engine.serve.schema import ChatRequest, CompletionRequest, ErrorBody, VerifyRequest
 from tts_engine.serve.settings import ServeConfig
@@ -127,7 +137,11 @@ class Gateway:
         return Response(self.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     def _model(self, name: str) -> Json:
-        return {"id": name, "object": "model", "created": 0, "owned_by": "tts-engine"}
+        entry = {"id": name, "object": "model", "created": 0, "owned_by": "tts-engine"}
+        if name == self.engine.config.policy.model:
+            return entry
+        strategy = name.partition("/")[0]
+        return entry | {"tts": {"verifier": judges(strategy), "parameters": parameters(strategy)}}
 
     def _enter(self, request: Request) -> Account:
         account: Account = request.state.account

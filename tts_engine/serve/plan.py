@@ -67,6 +67,11 @@ def judges(strategy: str) -> bool:
     return "samples" in inspect.signature(STRATEGIES[strategy]).parameters
 
 
+def parameters(strategy: str) -> list[str]:
+    """What `tts` may say to a strategy, besides what it may say to all."""
+    return [name for name in inspect.signature(STRATEGIES[strategy]).parameters if name not in ("search", "samples")]
+
+
 def plan_chat(engine: Engine, request: ChatRequest, limits: ServeConfig) -> Plan:
     """The plan of a chat completion. Raises Refusal."""
     messages = tuple(Message(role=_role(m), content=m.text) for m in request.messages)
@@ -187,7 +192,16 @@ def _plan(
         ]
     except TTSError as error:
         raise refusal(error) from None
+    _check_judged(strategy, options)
     return replace(plan, jobs=jobs, verifier=verifier if judges(strategy) else None)
+
+
+def _check_judged(strategy: str, options: Options) -> None:
+    """Refuse what is said of a verifier to a strategy that asks none."""
+    for name in ("verifier", "verifier_samples"):
+        if not judges(strategy) and getattr(options, name) not in (None, "none"):
+            message = f"{strategy} asks no verifier; leave {name} out, or take another strategy"
+            raise Refusal(400, message, "invalid_value", param=f"tts.{name}")
 
 
 def _role(message: ChatMessage) -> Any:  # noqa: ANN401  # one of the three roles of the engine

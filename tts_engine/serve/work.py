@@ -24,6 +24,7 @@ from tts_engine.serve.logs import LOG
 from tts_engine.serve.plan import Plan
 from tts_engine.serve.problems import Refusal, refusal
 from tts_engine.serve.progress import Tracker, left_of
+from tts_engine.together import end
 from tts_engine.types import Completion, Outcome, Role, Usage
 
 T = TypeVar("T")
@@ -134,9 +135,7 @@ async def _together(works: Sequence[Awaitable[T]]) -> list[T]:
     try:
         return list(await asyncio.gather(*tasks))
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(*tasks)
 
 
 async def queued(work: Callable[[], Awaitable[T]], ticket: Ticket, account: Account, seconds: float) -> T:
@@ -161,19 +160,13 @@ async def unless_gone(work: Awaitable[T], receive: Receive) -> T | None:
         await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
         return task.result() if task.done() else None
     finally:
-        await _end(task, watch)
+        await end(task, watch)
 
 
 async def gone(receive: Receive) -> None:
     """Return when the client has left."""
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-async def _end(*tasks: asyncio.Future[Any]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def merged(
@@ -196,7 +189,7 @@ async def merged(
                 return
             yield item
     finally:
-        await _end(task)
+        await end(task)
 
 
 class Stream(Response):
@@ -229,7 +222,7 @@ class Stream(Response):
         except TimeoutError:
             scope["state"]["note"]["gone"] = True
         finally:
-            await _end(pump, watch)
+            await end(pump, watch)
             self._ended()
 
     async def _pump(self, send: Send) -> None:
