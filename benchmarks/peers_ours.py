@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -142,10 +143,7 @@ class Twin:
         return self._model.count_tokens(prompt)
 
     async def complete(self, request: Request) -> Completion:
-        key = Key(seed_of(request.key))
-        return await self._model.complete(
-            Request(role=request.role, model=request.model, prompt=request.prompt, sampling=request.sampling, key=key)
-        )
+        return await self._model.complete(replace(request, key=Key(seed_of(request.key))))
 
 
 def seed_of(key: Key) -> int:

@@ -5,7 +5,7 @@
 Runs a search over the embedded models and notes every model call. Then the very same calls go straight to fresh
 backends, as fast as these take them: no search, no sandbox, no ledger, no journal. The seeds are in the calls, so both
 generate the same tokens; the fraction is the ratio of the wall-clock times. Search and raw run take turns (--rounds),
-which cancels slow drifts of the machine.
+which cancels slow drifts of the machine. `--where` tells where the time of one round goes in the engines of the models.
 """
 
 from __future__ import annotations
@@ -36,33 +36,49 @@ def settings(strategy: str, n: int, samples: int, concurrency: int, processes: b
     }
 
 
-async def search(config: dict[str, Any], problems: Sequence[Problem]) -> tuple[float, int, list[Request]]:
-    """Seconds, generated tokens and the calls of one search."""
+Counters = dict[str, dict[str, float]]
+
+
+async def search(config: dict[str, Any], problems: Sequence[Problem]) -> tuple[float, int, list[Request], Counters]:
+    """Seconds, generated tokens and the calls of one search, and what the backends counted."""
     calls: Calls = []
     async with Engine.from_config(config) as engine:
         started = time.perf_counter()
         async for _ in engine.run(problems, noting(calls)):
             pass
-        took = time.perf_counter() - started
-    return took, sum(completion.tokens for _, completion in calls), [request for request, _ in calls]
+        took, counted = time.perf_counter() - started, engine.counters()
+    return took, sum(completion.tokens for _, completion in calls), [request for request, _ in calls], counted
 
 
-async def raw(config: dict[str, Any], requests: Sequence[Request], at_once: int) -> tuple[float, int]:
-    """Seconds and generated tokens of the same calls, `at_once` in flight per model, in the order of the search."""
+async def raw(config: dict[str, Any], requests: Sequence[Request], at_once: int) -> tuple[float, int, Counters]:
+    """Seconds and generated tokens of the same calls, `at_once` in flight per model, in the order of the search; and
+    what the backends counted."""
     async with Engine.from_config(config) as engine:
-        return await bare(engine.backends, requests, dict.fromkeys(engine.backends, at_once))
+        seconds, tokens = await bare(engine.backends, requests, dict.fromkeys(engine.backends, at_once))
+        return seconds, tokens, engine.counters()
+
+
+def where(table: Table, run: str, seconds: float, counters: Counters) -> None:
+    """A row for each model: what its engine's thread did in that time."""
+    for model, found in counters.items():
+        busy, cpu = found["busy_seconds"], found["cpu_seconds"]
+        rows = found["drawn"] / found["steps"]
+        numbers = (seconds, seconds - busy, busy - cpu, cpu)
+        table.add_row(run, model, f"{found['steps']:.0f}", f"{rows:.0f}", *(f"{number:.2f}" for number in numbers))
 
 
 async def compare(options: argparse.Namespace) -> None:
     problems = load_problems("arith-dev")[: options.problems]
     columns = ("strategy", "calls", "tokens", "search tok/s", "raw tok/s", "fraction")
     table = Table(*columns, title="search against raw backends")
+    heads = ("run", "model", "steps", "tokens a step", "seconds", "between steps", "waiting in steps", "computing")
+    places = Table(*heads, title="where the engines' time goes")
     for strategy in options.strategies:
         config = settings(strategy, options.n, options.samples, options.concurrency, options.processes)
         fractions, speeds = [], Counter[str]()
         for _ in range(options.rounds):
-            took, tokens, requests = await search(config, problems)
-            alone, same = await raw(config, requests, options.at_once)
+            took, tokens, requests, counted = await search(config, problems)
+            alone, same, counted_alone = await raw(config, requests, options.at_once)
             if same != tokens:
                 raise SystemExit(f"the raw run generated {same} tokens, the search {tokens}: no fair comparison")
             fractions.append(alone / took)
@@ -75,7 +91,12 @@ async def compare(options: argparse.Namespace) -> None:
             str(speeds["raw"] // options.rounds),
             f"{statistics.median(fractions):.2f} ({min(fractions):.2f} to {max(fractions):.2f})",
         )
+        if options.where:
+            where(places, f"{strategy}, search", took, counted)
+            where(places, f"{strategy}, raw", alone, counted_alone)
     Console().print(table)
+    if options.where:
+        Console().print(places)
 
 
 def main() -> None:
@@ -88,7 +109,11 @@ def main() -> None:
     parser.add_argument("--at-once", type=int, default=512, help="calls in flight per model in the raw run")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--processes", action="store_true", help="each model in a process of its own")
-    asyncio.run(compare(parser.parse_args()))
+    parser.add_argument("--where", action="store_true", help="of the last round; not with --processes")
+    options = parser.parse_args()
+    if options.where and options.processes:
+        parser.error("--where reads the engines' own clocks, which are not in this process with --processes")
+    asyncio.run(compare(options))
 
 
 if __name__ == "__main__":

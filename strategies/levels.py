@@ -177,6 +177,8 @@ class Beam:
         below: list[tuple[_Child, float]] = []
         for child, _ in level:
             share, (hoped, chance) = shares.get(child, 0), guesses.get(child, (0, 0.0))
+            if not (share or hoped or child.family):
+                continue
             if max(share, hoped) > len(child.family):
                 self._expand(child, max(share, hoped))
             below += [(kin, 1.0 if place < share else min(chance, ALMOST)) for place, kin in enumerate(child.family)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
 from tts_engine.backends.base import Backend, CallBroken, CallCancelled
@@ -80,8 +81,7 @@ class Calls:
     @property
     def limited(self) -> bool:
         """Whether the scope has a limit besides time, so that calls could be refused."""
-        left = self.scope.left
-        return left.tokens is not None or left.flops is not None or left.dollars is not None
+        return self.scope.limited
 
     async def complete(self, request: Request) -> Completion:
         """The completion of `request`: from the journal if it was drawn before, else from the model.
@@ -106,16 +106,21 @@ class Calls:
 
     async def _once(self, request: Request, retries: tuple[str, ...]) -> Completion:
         model = self.models[request.model]
-        request, bound = self._afford(model, replace(request, priority=self.priority))
+        if request.priority != self.priority:
+            request = replace(request, priority=self.priority)
+        request, bound = self._afford(model, request)
+        name = request.identity()
         with self.under_way, self.scope.reserve(bound) as lease:
-            known = self.journal.find_call(request)
+            known = self.journal.find_call(request, name)
             completion = known or await self._draw(model, request, lease)
             lease.settle(request.role, request.model, completion.usage)
         if known is None:
-            await self.journal.write_call(request, completion, self.problem)
+            await self.journal.write_call(request, completion, self.problem, name)
         if self.on_call:
-            retries += completion.retries
-            self.on_call(request, replace(completion, retries=retries, recalled=known is not None))
+            told = completion
+            if retries or known:
+                told = replace(completion, retries=retries + completion.retries, recalled=known is not None)
+            self.on_call(request, told)
         return completion
 
     def charge_code(self, run: CodeRun, model: str) -> Usage:
@@ -130,7 +135,8 @@ class Calls:
 
     async def _draw(self, model: Model, request: Request, lease: Lease) -> Completion:
         try:
-            async with asyncio.timeout(self.scope.left.seconds):
+            seconds = self.scope.seconds_left
+            async with nullcontext() if seconds is None else asyncio.timeout(seconds):
                 try:
                     completion = await model.complete(request, self.worth)
                 except CallBroken as stopped:
@@ -145,8 +151,8 @@ class Calls:
 
     def _lose(self, model: Model, request: Request, lease: Lease, usage: Usage) -> None:
         """Charge a call that was cancelled or broke off."""
-        usage = replace(usage, wasted=usage.tokens)
-        lease.settle(request.role, request.model, model.cost.price(usage))
+        usage = model.cost.price(replace(usage, wasted=usage.tokens))
+        lease.settle(request.role, request.model, usage)
         self.journal.lose_call(request, usage, self.problem)
 
     def _afford(self, model: Model, request: Request) -> tuple[Request, Usage]:

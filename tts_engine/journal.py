@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -25,6 +25,8 @@ from tts_engine.errors import DataError
 from tts_engine.types import CodeRun, Completion, Request, Usage
 
 Row = tuple[SQLValue, ...]
+Rows = Mapping[str, Sequence[Row]]
+"""By table."""
 T = TypeVar("T")
 
 _WRITES = {
@@ -94,13 +96,18 @@ class Journal:
             raise
         return cls(database, prompts)
 
-    async def write_call(self, request: Request, completion: Completion, problem: str) -> None:
-        """Keep a finished call; returns when it can no longer be lost. Of equal requests the first one stays."""
-        await self._write("calls", record.call_row(request, completion, problem, self._prompts))
+    async def write_call(
+        self, request: Request, completion: Completion, problem: str, name: bytes | None = None
+    ) -> None:
+        """Keep a finished call; returns when it can no longer be lost. Of equal requests the first one stays.
 
-    def find_call(self, request: Request) -> Completion | None:
+        `name`: the request's identity, where the caller knows it.
+        """
+        await self._write("calls", record.call_row(request, completion, problem, self._prompts, name))
+
+    def find_call(self, request: Request, name: bytes | None = None) -> Completion | None:
         """The completion written for an equal request, exactly as it was; None if there is none."""
-        return self._counted(record.find_completion(self._database, request))
+        return self._counted(record.find_completion(self._database, name or request.identity()))
 
     def lose_call(self, request: Request, usage: Usage, problem: str) -> None:
         """Keep what a cancelled call had computed; committed with the next turn of the event loop."""
@@ -171,9 +178,9 @@ class Journal:
             self._commit(rows)
         except sqlite3.Error as error:
             failure = DataError(f"cannot write the journal ({error}); see to its disk, then resume the run")
-            _wake(waiters, failure)
+            wake(waiters, failure)
         else:
-            _wake(waiters, None)
+            wake(waiters, None)
 
     def close(self) -> None:
         """Commit what is waiting and close the file; again: nothing happens."""
@@ -186,11 +193,31 @@ class Journal:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    async def _write(self, table: str, row: Row) -> None:
-        loop = self._put(table, row)
-        waiter: asyncio.Future[None] = loop.create_future()
+    async def write_rows(self, rows: Rows) -> None:
+        """Keep rows that another process's journal collected; returns when they can no longer be lost."""
+        if not any(rows.values()):
+            return
+        for table, values in rows.items():
+            for row in values:
+                self._put(table, row)
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
         await waiter
+
+    def rows(self, problem: str, after: int) -> tuple[Rows, int]:
+        """What a journal elsewhere needs to go on with a problem: its calls, and all checks behind the first `after`.
+
+        Returns:
+            the rows by table, and the place of the last check.
+        """
+        self.flush()
+        self._database.execute("CREATE INDEX IF NOT EXISTS calls_of_problem ON calls (problem)")
+        calls = self._database.execute(f"SELECT {', '.join(record.CALL)} FROM calls WHERE problem = ?", (problem,))
+        checks = self._database.execute("SELECT rowid, * FROM code WHERE rowid > ? ORDER BY rowid", (after,)).fetchall()
+        return {"calls": calls.fetchall(), "code": [row[1:] for row in checks]}, checks[-1][0] if checks else after
+
+    async def _write(self, table: str, row: Row) -> None:
+        await self.write_rows({table: [row]})
 
     def _put(self, table: str, row: Row) -> asyncio.AbstractEventLoop:
         """Add a row to this turn's transaction."""
@@ -201,7 +228,17 @@ class Journal:
             loop.call_soon(self.flush)
         return loop
 
-    def _commit(self, rows: dict[str, list[Row]]) -> None:
+    def _commit(self, rows: Rows) -> None:
+        number = sum(map(len, rows.values()))
+        if number == 1:  # commits by itself
+            ((table, (row,)),) = rows.items()
+            self._database.execute(_WRITES[table], row)
+        else:
+            self._commit_together(rows)
+        self._commits += 1
+        self._writes += number
+
+    def _commit_together(self, rows: Rows) -> None:
         self._database.execute("BEGIN IMMEDIATE")
         try:
             for table, values in rows.items():
@@ -211,8 +248,6 @@ class Journal:
             if self._database.in_transaction:
                 self._database.execute("ROLLBACK")
             raise
-        self._commits += 1
-        self._writes += sum(map(len, rows.values()))
 
     def _counted(self, found: T | None) -> T | None:
         self._hits += found is not None
@@ -223,7 +258,7 @@ class Journal:
 class Blank(Journal):
     """A journal that keeps nothing and knows nothing: for a server, whose memory must not grow."""
 
-    def find_call(self, request: Request) -> Completion | None:
+    def find_call(self, request: Request, name: bytes | None = None) -> Completion | None:
         return None
 
     def find_code(self, identity: bytes) -> CodeRun | None:
@@ -239,7 +274,8 @@ class Blank(Journal):
         pass
 
 
-def _wake(waiters: list[asyncio.Future[None]], failure: DataError | None) -> None:
+def wake(waiters: list[asyncio.Future[None]], failure: DataError | None) -> None:
+    """Let those who wait for a write go on: with the failure, if there is one."""
     for waiter in waiters:
         if waiter.done():  # its task was cancelled; the row is written all the same
             continue

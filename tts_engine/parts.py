@@ -58,6 +58,17 @@ class Parts:
         for verifier in verifiers:
             self.verifiers[verifier.name] = await make_verifier(verifier, lambda: self._start_sandbox(stack))
 
+    def explain(self) -> list[str]:
+        """What will be used, one line each: models and the sandbox's protections."""
+        lines = [
+            f"{name}: {f'{shape.parameters:,} parameters' if (shape := model.backend.info.shape) else 'size unknown'},"
+            f" context {model.backend.info.context}"
+            for name, model in self.models.items()
+        ]
+        if self.sandbox is not None:
+            lines.append(f"sandbox: {', '.join(self.sandbox.protections())}")
+        return lines
+
     def _check_units(self) -> None:
         """A limit in a unit that a model cannot be charged in would be no limit at all."""
         budget, each = self._config.budget, self._config.budget.per_problem

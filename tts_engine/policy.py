@@ -57,10 +57,12 @@ class LanguagePolicy:
     async def __call__(self, node: Candidate, key: Key, calls: Calls, *, whole: bool) -> Candidate:
         texts = tuple(step.text for step in node.steps)
         left = max(1, self.sampling.max_tokens - node.usage.completion)
-        sampling = replace(self.sampling, max_tokens=left)
+        sampling = self.sampling
         if not whole:
-            stops = (form.STEP_STOP, *self.sampling.stop)
+            stops = (form.STEP_STOP, *sampling.stop)
             sampling = replace(sampling, stop=stops, max_tokens=min(self.step_tokens, left))
+        elif left < sampling.max_tokens:
+            sampling = replace(sampling, max_tokens=left)
         completion = await calls.complete(
             Request(
                 role=Role.GENERATE,
@@ -112,7 +114,7 @@ class LanguagePolicy:
             parent=node.key,
             mean_logprob=_mean(node, completion),
             confidences=node.confidences + tuple(map(_confidence, completion.logprobs)),
-            usage=node.usage + completion.usage,
+            usage=node.usage + completion.usage if node.steps else completion.usage,
         )
 
 

@@ -7,27 +7,25 @@ async with Engine.from_config() as engine:
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tts_engine.backends.base import Backend
+from tts_engine.backends.base import Backend, ModelInfo
 from tts_engine.calls import Calls
 from tts_engine.compute.ledger import Budget, Scope
 from tts_engine.compute.stopping import VoteRule
-from tts_engine.config import Config, VerifierConfig, check_params, lookup
-from tts_engine.errors import ConfigError, DataError, UsageError
+from tts_engine.config import Config, VerifierConfig, lookup
+from tts_engine.errors import ConfigError, UsageError
 from tts_engine.flow import flow
-from tts_engine.formats.policy import solve_prompt
 from tts_engine.jobs import Event, Job, OnEvent, Run, work
 from tts_engine.journal import Blank, Journal, JournalStats
 from tts_engine.parts import Parts
+from tts_engine.preparing import bind_strategy, make_job
 from tts_engine.resolving import resolved, resolved_verifier
-from tts_engine.strategies import STRATEGIES
+from tts_engine.together import each
 from tts_engine.types import Completion, Key, Outcome, Problem, Prompt, Request, Role, Sampling, Verdict
 from tts_engine.verifiers.sequential import Sequential
 
@@ -41,7 +39,7 @@ class Engine:
 
     Args:
         config: what to run; see config.py.
-        journal: file that keeps every finished call; None keeps them in memory.
+        journal: file that keeps every finished call, or a journal that is open; None keeps them in memory.
         resume: continue the journal if the file exists.
         judge_only: do not start the policy; `judge` is all that can be asked for.
         keep: False forgets every call once it was used, so that the memory of a server does not grow.
@@ -55,7 +53,7 @@ class Engine:
         self,
         config: Config,
         *,
-        journal: Path | None = None,
+        journal: Path | Journal | None = None,
         resume: bool = False,
         judge_only: bool = False,
         keep: bool = True,
@@ -67,7 +65,7 @@ class Engine:
         asked = [] if own.name == "none" else [own]
         self._judging = {each.name: each for each in (*asked, *map(resolved_verifier, verifiers))}
         self._parts = Parts(self.config)
-        self._journal_path = journal
+        self._given = journal
         self._resume = resume
         self._judge_only = judge_only
         self._keep = keep
@@ -156,7 +154,7 @@ class Engine:
         judging = self.judging(verifier)
         bound = self._strategy(name, given, judging, samples)
         key = Key(self.config.run.seed if seed is None else seed, (problem.id,))
-        job = self._job(problem, bound, key, judging, sampling=sampling)
+        job = make_job(self._parts, problem, bound, key, judging, sampling=sampling)
         if rule is None or job.verifier is None:
             return job
         return replace(job, verifier=Sequential(verifier=job.verifier, rule=rule))
@@ -170,11 +168,10 @@ class Engine:
         on_event: OnEvent | None = None,
     ) -> Outcome:
         """Solve what was prepared; arguments as for `solve`."""
-        if isinstance(budget, str):
-            budget = Budget.parse(budget)
+        budget = Budget.parse(budget) if isinstance(budget, str) else budget
         payer = self.ledger if account is None else account
         scope = payer.child(f"problem:{job.problem.id}", budget or self.config.budget.per_problem.build())
-        return await work(job, self._calls(scope, job.problem.id, job.priority), on_event)
+        return await work(job, self.calls(scope, job), on_event)
 
     async def complete(
         self,
@@ -246,22 +243,35 @@ class Engine:
         Raises:
             UsageError: a problem does not fit the policy's context; nothing has been paid then.
         """
-        judging = self.judging()
-        strategy = self._strategy(self.config.strategy.name, self.config.strategy.params, judging)
-        seed = self.config.run.seed
-        jobs = [self._job(p, strategy, Key(seed, (p.id,)), judging, priority=i) for i, p in enumerate(problems)]
-        per_problem = self.config.budget.per_problem.build()
+        jobs, per_problem = self.jobs(problems), self.config.budget.per_problem.build()
         outcomes = (self._flow if self.config.run.allocate else self._each)(jobs, self.ledger, per_problem, on_event)
         async for outcome in outcomes:
             yield outcome
 
     async def baseline(self, problems: Sequence[Problem], n: int) -> AsyncIterator[Outcome]:
         """`n` plain samples a problem and no verifier: what not searching gives; on an account of its own."""
-        strategy = self._strategy("self-consistency", {"n": n}, None)
-        seed = self.config.run.seed
-        jobs = [self._job(p, strategy, Key(seed, ("baseline", p.id)), None, priority=i) for i, p in enumerate(problems)]
-        async for outcome in self._each(jobs, Scope.root(Budget(), "baseline"), None, None):
+        async for outcome in self._each(self.plain_jobs(problems, n), Scope.root(Budget(), "baseline"), None, None):
             yield outcome
+
+    def jobs(self, problems: Sequence[Problem]) -> list[Job]:
+        """How `run` solves them; raises as it does."""
+        judging, seed = self.judging(), self.config.run.seed
+        strategy = self._strategy(self.config.strategy.name, self.config.strategy.params, judging)
+        return [
+            make_job(self._parts, p, strategy, Key(seed, (p.id,)), judging, priority=i) for i, p in enumerate(problems)
+        ]
+
+    def plain_jobs(self, problems: Sequence[Problem], n: int) -> list[Job]:
+        """How `baseline` samples them."""
+        strategy, seed = self._strategy("self-consistency", {"n": n}, None), self.config.run.seed
+        return [
+            make_job(self._parts, p, strategy, Key(seed, ("baseline", p.id)), None, priority=i)
+            for i, p in enumerate(problems)
+        ]
+
+    def calls(self, scope: Scope, job: Job) -> Calls:
+        """Where a job's calls are made, paid by `scope`."""
+        return self._calls(scope, job.problem.id, job.priority)
 
     def judging(self, name: str | None = None) -> str | None:
         """The name of the verifier that is used where `name` is asked for; None for `none`.
@@ -302,31 +312,30 @@ class Engine:
         """The running backends by model name."""
         return {name: model.backend for name, model in self._parts.models.items()}
 
+    @property
+    def models(self) -> list[ModelInfo]:
+        """What is known about the running models."""
+        return [backend.info for backend in self.backends.values()]
+
     def journal_stats(self) -> JournalStats:
         """What is in the journal, and how much of it was found instead of paid for."""
         return self._journal.stats()
 
     def explain(self) -> list[str]:
         """What will be used, one line each: models and the sandbox's protections."""
-        lines = [
-            f"{name}: {f'{shape.parameters:,} parameters' if (shape := model.backend.info.shape) else 'size unknown'},"
-            f" context {model.backend.info.context}"
-            for name, model in self._parts.models.items()
-        ]
-        if self._parts.sandbox is not None:
-            lines.append(f"sandbox: {', '.join(self._parts.sandbox.protections())}")
-        return lines
+        return self._parts.explain()
 
     async def _start(self) -> None:
         await self._parts.start(self._stack, list(self._judging.values()), judge_only=self._judge_only)
-        opened = Journal.open if self._keep or self._journal_path else Blank.open
-        self._journal = self._stack.enter_context(opened(self._journal_path, self._identity(), self._resume))
-        for model in self._parts.models.values():
-            await self._journal.write_model(model.backend.info)
+        self._journal = self._stack.enter_context(self._open_journal())
+        for info in self.models:
+            await self._journal.write_model(info)
 
-    def _identity(self) -> dict[str, Any]:
-        models = {name: model.backend.info.fingerprint for name, model in self._parts.models.items()}
-        return {"config": self.config.digest(), "models": models}
+    def _open_journal(self) -> Journal:
+        if isinstance(self._given, Journal):
+            return self._given
+        opened = Journal.open if self._keep or self._given else Blank.open
+        return opened(self._given, identity(self.config, self.models), self._resume)
 
     def _calls(self, scope: Scope, problem: str, priority: int = 0) -> Calls:
         return Calls(models=self._parts.models, journal=self._journal, scope=scope, problem=problem, priority=priority)
@@ -335,46 +344,9 @@ class Engine:
         """The named strategy with its parameters checked and bound; `samples` None takes the configured number."""
         if self._judge_only:
             raise UsageError("this engine only judges; make one without judge_only to solve problems")
-        function = lookup(name, STRATEGIES, "strategy")
-        checked = check_params(function, params, f"strategy {name}", ("search", "samples"))
-        if "samples" in inspect.signature(function).parameters:
-            if judging is None:
-                raise ConfigError(f"strategy {name} needs a verifier: choose one, or use self-consistency")
-            checked["samples"] = self._judging[judging].samples if samples is None else samples
-        return partial(function, **checked)
-
-    def _job(
-        self,
-        problem: Problem,
-        strategy: Run,
-        key: Key,
-        judging: str | None,
-        *,
-        priority: int = 0,
-        sampling: Sampling | None = None,
-    ) -> Job:
-        """Everything about one problem; refuses one that leaves the policy no room."""
-        policy = self._parts.policy
-        if sampling is not None:
-            policy = replace(policy, sampling=sampling)
-        model = self._parts.models[policy.model]
-        prompt = model.backend.count_tokens(solve_prompt(problem.prompt))
-        room = model.backend.info.context - prompt
-        if room < 1:
-            raise DataError(
-                f"problem {problem.id} has {prompt} tokens, but {policy.model} takes {model.backend.info.context}:"
-                " shorten it or use a policy with a longer context"
-            )
-        return Job(
-            problem=problem,
-            strategy=strategy,
-            policy=policy,
-            verifier=self._parts.verifiers[judging] if judging else None,
-            key=key,
-            whole=model.cost.upper_bound(prompt, min(policy.sampling.max_tokens, room)),
-            step=model.cost.upper_bound(prompt, min(policy.step_tokens, room)),
-            priority=priority,
-        )
+        if judging is None:
+            return bind_strategy(name, params, None)
+        return bind_strategy(name, params, self.samples(judging) if samples is None else samples)
 
     def _flow(
         self, jobs: Sequence[Job], account: Scope, per_problem: Budget | None, on_event: OnEvent | None
@@ -383,32 +355,30 @@ class Engine:
         return flow(
             jobs,
             account,
-            lambda scope, job: self._calls(scope, job.problem.id, job.priority),
+            self.calls,
             lambda payer, job: payer.child(f"problem:{job.problem.id}", per_problem),
             on_event,
             self.config.run.concurrency,
         )
 
-    async def _each(
+    def _each(
         self, jobs: Sequence[Job], account: Scope, per_problem: Budget | None, on_event: OnEvent | None
     ) -> AsyncIterator[Outcome]:
-        gate = asyncio.Semaphore(self.config.run.concurrency)
+        """The outcomes of all jobs, each paid from an even share."""
         lanes = account.split(len(jobs), "share") if jobs else []
 
-        async def one(job: Job, lane: Scope) -> Outcome:
-            async with gate:
-                scope = lane.child(f"problem:{job.problem.id}", per_problem)
-                with lane:
-                    return await work(job, self._calls(scope, job.problem.id, job.priority), on_event)
+        async def one(paid: tuple[Job, Scope]) -> Outcome:
+            job, lane = paid
+            scope = lane.child(f"problem:{job.problem.id}", per_problem)
+            with lane:
+                return await work(job, self.calls(scope, job), on_event)
 
-        tasks = [asyncio.create_task(one(job, lane)) for job, lane in zip(jobs, lanes, strict=True)]
-        try:
-            for finished in asyncio.as_completed(tasks):
-                yield await finished
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        return each(one, zip(jobs, lanes, strict=True), self.config.run.concurrency)
+
+
+def identity(config: Config, models: Sequence[ModelInfo]) -> dict[str, Any]:
+    """What a run must have in common with a journal to continue it."""
+    return {"config": config.digest(), "models": {info.name: info.fingerprint for info in models}}
 
 
 def solve(

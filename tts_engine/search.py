@@ -25,7 +25,7 @@ from tts_engine.errors import (
     UsageError,
     VerifierError,
 )
-from tts_engine.formats.answers import same_answer
+from tts_engine.formats.answers import grade
 from tts_engine.judging import Critique, Judge, judge_candidate
 from tts_engine.policy import Policy, Writer
 from tts_engine.selection import select as choose
@@ -206,18 +206,20 @@ class Search:
     async def judged(self, candidates: AsyncIterator[Candidate], samples: int, *, ahead: int = 0) -> list[Judged]:
         """Judge candidates as they arrive; the result is in program order (by key)."""
         tasks: list[asyncio.Task[Judged]] = []
+        unjudged: list[Judged] = []
         try:
             async for candidate in candidates:
-                tasks.append(asyncio.create_task(self.judge(candidate, samples, ahead=ahead)))
+                if samples > 0 or ahead:
+                    tasks.append(asyncio.create_task(self.judge(candidate, samples, ahead=ahead)))
+                else:
+                    unjudged.append(self._note(Judged(candidate=candidate)))
             results = await asyncio.gather(*tasks)
         finally:
             for task in tasks:
                 task.cancel()
-        return sorted(results, key=program_order)
+        return sorted([*results, *unjudged], key=program_order)
 
-    async def finish(
-        self, pool: Sequence[Judged], select: str, weights: Mapping[Key, float] | None = None
-    ) -> Outcome:
+    async def finish(self, pool: Sequence[Judged], select: str, weights: Mapping[Key, float] | None = None) -> Outcome:
         """Choose among the finished candidates of `pool`; where none has an answer, complete the best unfinished one
         from the allowance that was held back. `weights`: how much the vote of each candidate counts, 1 if None."""
         self._close_lanes()
@@ -362,10 +364,8 @@ class Search:
             self._on_node({"id": name, "parent": str(candidate.parent), **self.tree.nodes[name]})
 
     def _grade(self, answer: str | None) -> bool | None:
-        if self.problem.answer is None:
-            return None
         try:
-            return answer is not None and same_answer(answer, self.problem.answer)
+            return grade(answer, self.problem.answer)
         except GraderError as error:
             self._record(error, self.root.key)
             return None

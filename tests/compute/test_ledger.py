@@ -192,6 +192,7 @@ def test_a_call_that_outlives_its_scope_is_still_paid() -> None:
     assert run.total == lane.total == call.total == tokens(8)
 
 
+@settings(deadline=None)
 @given(
     st.integers(1, 60),
     st.lists(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), max_size=5), min_size=1, max_size=4),

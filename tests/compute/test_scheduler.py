@@ -8,7 +8,8 @@ from collections import Counter
 
 import pytest
 
-from tts_engine.compute.scheduler import LEAST, PATIENCE, FairQueue, Gate
+from tts_engine.backends.queueing import PATIENCE
+from tts_engine.compute.scheduler import LEAST, FairQueue, Gate
 
 
 @pytest.mark.parametrize("weight", [1.0, 3.0, 9.0])

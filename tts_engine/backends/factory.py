@@ -15,11 +15,16 @@ from tts_engine.errors import ConfigError, DataError
 EMBEDDED = "embedded:"
 
 
-def local(model: str, **options: Any) -> Backend:  # noqa: ANN401  # the backend's keyword arguments
-    """A Hugging Face folder, hub name or embedded checkpoint on torch."""
+def local(model: str, process: bool = False, **options: Any) -> Backend:  # noqa: ANN401  # the backend's arguments
+    """A Hugging Face folder, hub name or embedded checkpoint on torch; `process`: in a process of its own."""
+    folder = embedded_path(model) if model.startswith(EMBEDDED) else model
+    if process:
+        from tts_engine.backends.process import ProcessBackend
+
+        return ProcessBackend(folder, name=model, **options)
     from tts_engine.backends.local import LocalBackend
 
-    return LocalBackend(embedded_path(model) if model.startswith(EMBEDDED) else model, name=model, **options)
+    return LocalBackend(folder, name=model, **options)
 
 
 def simulated(model: str, task: Mapping[str, Any] | None = None, **options: Any) -> Backend:  # noqa: ANN401

@@ -154,10 +154,12 @@ class LocalBackend:
         """What this backend did so far.
 
         `prompt`, `cached`, `completion`, `cancelled` and `calls` add up the usages of all calls, cancelled ones
-        included; `drawn` (tokens sampled), `steps` and `busy_seconds` are the engine's own.
+        included. The engine's own: `drawn` tokens, `steps`, `busy_seconds` in steps, and `cpu_seconds`, what its thread
+        computed in these (the rest is waiting for the interpreter or a core).
         """
         engine = self._engine
-        return counted(self._usage) | {"drawn": engine.drawn, "steps": engine.steps, "busy_seconds": engine.busy}
+        own = {"drawn": engine.drawn, "steps": engine.steps, "busy_seconds": engine.busy, "cpu_seconds": engine.cpu}
+        return counted(self._usage) | own
 
     def _call(self, request: Request) -> Call:
         """Check a request and put it into the engine's terms."""
@@ -207,8 +209,11 @@ async def _until_done(future: asyncio.Future[Completion | Exception]) -> None:
             await asyncio.wait([future])
 
 
-def resolve(model: str | Path) -> Path:
+def resolve(model: str | Path, *, code: bool = False) -> Path:
     """The folder of a model; a name such as `Qwen/Qwen2.5-0.5B` is looked for in the hub.
+
+    Args:
+        code: the Python code that comes with it is wanted too.
 
     Raises:
         DataError: there is no such folder, nor such a model within reach.
@@ -219,7 +224,7 @@ def resolve(model: str | Path) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        wanted = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "merges.txt"]
+        wanted = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "merges.txt", *(["*.py"] if code else ())]
         return Path(snapshot_download(str(model), allow_patterns=wanted))
     except Exception as error:  # the hub's client raises many kinds, all of which mean the same here
         raise DataError(

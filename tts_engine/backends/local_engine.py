@@ -22,6 +22,7 @@ from tts_engine.backends.local_calls import Call, Rows
 from tts_engine.backends.local_model import Weights
 from tts_engine.backends.local_sampling import draw, uniforms
 from tts_engine.backends.local_slots import BUSY, FULL, Slots
+from tts_engine.backends.queueing import turn
 from tts_engine.errors import BackendError
 from tts_engine.types import Completion, Finish, TokenLogprob, Usage
 
@@ -83,7 +84,7 @@ class Engine:
         self._done: list[Result] = []
         self.steps = 0
         self.drawn = 0
-        self.busy = 0.0
+        self.busy = self.cpu = 0.0
 
     # What the event loop calls
 
@@ -121,7 +122,7 @@ class Engine:
         self._wake.clear()
 
     def _guarded_step(self) -> None:
-        began = time.perf_counter()
+        began, worked = time.perf_counter(), time.thread_time()
         try:
             self._intake()
             self._step()
@@ -130,6 +131,7 @@ class Engine:
             failure.__cause__ = error
             self._fail(failure)
         self.busy += time.perf_counter() - began
+        self.cpu += time.thread_time() - worked
 
     def _intake(self) -> None:
         while self._inbox:
@@ -137,7 +139,7 @@ class Engine:
             if not call.cancelled:
                 call.hashes = chain(call.tokens)
                 self._arrived += 1
-                heapq.heappush(self._waiting, (call.priority, self._arrived, call))
+                heapq.heappush(self._waiting, (turn(call.priority, self._arrived), self._arrived, call))
             elif self._calls.get(call.slot) is call:
                 self._end(call, Finish.ABORTED)
             elif call.slot < 0:  # it never ran; when its turn comes it is dropped

@@ -7,6 +7,7 @@ import json
 import math
 import sqlite3
 from dataclasses import asdict, fields
+from operator import attrgetter
 from pathlib import Path
 
 from tts_engine.backends.base import ModelInfo, ModelShape
@@ -25,6 +26,9 @@ USAGE = tuple(_ZERO)
 ANSWER = ("text", "tokens", "finish", "stop", "mean_logprob", "logprobs", *USAGE)
 """Columns that a completion is restored from."""
 CALL = ("id", "problem", "role", "model", "key", "prompt_id", "prompt_text", *ANSWER)
+_FIND = f"SELECT {', '.join(ANSWER)} FROM calls WHERE id = ?"
+_JSON = json.JSONEncoder(ensure_ascii=False)
+_amounts = attrgetter(*USAGE)
 
 SCHEMA = f"""
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -45,7 +49,7 @@ def prompt_text(prompt: Prompt) -> str:
     """A prompt as JSON."""
     messages = [[message.role, message.content] for message in prompt.messages]
     parts = {"messages": messages, "continuation": prompt.continuation, "generation_prompt": prompt.generation_prompt}
-    return json.dumps(parts, ensure_ascii=False)
+    return _JSON.encode(parts)
 
 
 def prompt_id(text: str) -> bytes:
@@ -53,12 +57,14 @@ def prompt_id(text: str) -> bytes:
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
-def call_row(request: Request, completion: Completion, problem: str, prompts: bool) -> tuple[SQLValue, ...]:
-    """Values for the columns `CALL`; the prompt's text only when `prompts`."""
+def call_row(
+    request: Request, completion: Completion, problem: str, prompts: bool, name: bytes | None = None
+) -> tuple[SQLValue, ...]:
+    """Values for the columns `CALL`; the prompt's text only when `prompts`. `name`: the identity, where it is known."""
     text = prompt_text(request.prompt)
     usage = completion.usage
     return (
-        request.identity(),
+        name or request.identity(),
         problem,
         request.role.value,
         request.model,
@@ -71,7 +77,7 @@ def call_row(request: Request, completion: Completion, problem: str, prompts: bo
         completion.stop,
         None if math.isnan(completion.mean_logprob) else completion.mean_logprob,
         _dump_logprobs(completion.logprobs) if completion.logprobs else None,
-        *(getattr(usage, name) for name in USAGE),
+        *_amounts(usage),
     )
 
 
@@ -89,10 +95,9 @@ def read_completion(row: tuple[SQLValue, ...]) -> Completion:
     )
 
 
-def find_completion(database: sqlite3.Connection, request: Request) -> Completion | None:
-    """What was recorded for a request."""
-    sql = f"SELECT {', '.join(ANSWER)} FROM calls WHERE id = ?"
-    row = database.execute(sql, (request.identity(),)).fetchone()
+def find_completion(database: sqlite3.Connection, name: bytes) -> Completion | None:
+    """What was recorded for the request of that identity."""
+    row = database.execute(_FIND, (name,)).fetchone()
     return None if row is None else read_completion(row)
 
 

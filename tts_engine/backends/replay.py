@@ -60,7 +60,7 @@ class ReplayBackend:
         Raises:
             BackendError: no equal request was recorded.
         """
-        completion = record.find_completion(self._database, request)
+        completion = record.find_completion(self._database, request.identity())
         if completion is None:
             raise BackendError(f"{self._path} has no {request.role} call of {request.model} with key {request.key}")
         return completion

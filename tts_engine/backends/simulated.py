@@ -1,7 +1,7 @@
 """A model without a model: known task, known latency. For trying strategies, planning and tests, at no cost.
 
 What is written is a pure function of prompt and key (backends/arithmetic.py), whatever the load, order or clock. The
-server is a simple one: `slots` calls run at once, the others wait; a call takes
+server is a simple one: `slots` calls run at once, the others wait (the more urgent go first); a call takes
 
     (overhead + prompt / prefill_rate + completion / decode_rate) * (1 + jitter * u) * exp(tail * z - tail ** 2 / 2)
 
@@ -29,6 +29,7 @@ from typing import Literal
 
 from tts_engine.backends.arithmetic import Task, Writing
 from tts_engine.backends.base import CallCancelled, ModelInfo, ModelShape
+from tts_engine.backends.queueing import Places
 from tts_engine.errors import BackendError, ConfigError, ContextExceeded
 from tts_engine.formats import genprm, prm
 from tts_engine.types import Completion, Finish, Prompt, Request, Sampling, TokenLogprob, Usage
@@ -103,7 +104,7 @@ class SimulatedBackend:
         self._speed = speed if clock == "real" else math.inf
         self._order = None if order_seed is None else random.Random(order_seed)
         self._failure_rate = failure_rate
-        self._open: asyncio.Semaphore | None = None
+        self._open: Places | None = None
         fingerprint = hashlib.blake2b(f"{self._task}/{failure_rate}".encode(), digest_size=8).hexdigest()
         self._info = ModelInfo(name=name, context=context, shape=shape, fingerprint=f"simulated-{fingerprint}")
         self.cancelled = Usage()
@@ -115,7 +116,7 @@ class SimulatedBackend:
         return self._info
 
     async def __aenter__(self) -> SimulatedBackend:
-        self._open = asyncio.Semaphore(self._slots)
+        self._open = Places(self._slots)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -134,6 +135,7 @@ class SimulatedBackend:
         room = self._info.context - prompt
         if room < 1:
             raise ContextExceeded(f"the prompt has {prompt} tokens; {self._info.name} takes {self._info.context}")
+        sent = asyncio.get_running_loop().time()
         draw = random.Random(request.key.child("latency").int())
         stretch = 1 + self._jitter * draw.random()
         if draw.random() < self._failure_rate:
@@ -141,27 +143,27 @@ class SimulatedBackend:
         stretch *= math.exp(self._tail * draw.gauss() - self._tail**2 / 2)
         writing = self._task.write(request.prompt, request.key)
         completion = cut(writing, request.sampling, min(room, request.sampling.max_tokens))
-        return await self._serve(prompt, completion, stretch, self._open)
+        async with self._open.taken(request.priority):
+            usage = await self._serve(prompt, completion.tokens, stretch, sent)
+        return replace(completion, usage=usage)
 
-    async def _serve(self, prompt: int, completion: Completion, stretch: float, slots: asyncio.Semaphore) -> Completion:
+    async def _serve(self, prompt: int, tokens: int, stretch: float, sent: float) -> Usage:
+        """Take the time that a call takes; what it took, waiting since `sent` included."""
         now = asyncio.get_running_loop().time
-        sent = now()
-        async with slots:
-            started = now()
-            before = (self._overhead + prompt / self._prefill_rate) * stretch
-            seconds = before + completion.tokens / self._decode_rate * stretch
-            try:
-                await self._wait(seconds)
-            except asyncio.CancelledError:
-                decoding = 0.0 if self._speed == math.inf else (now() - started) * self._speed - before
-                done = min(completion.tokens, max(0, int(decoding * self._decode_rate / stretch)))
-                lost = Usage(prompt=prompt, cancelled=done, calls=1)
-                self.cancelled += lost
-                raise CallCancelled(lost) from None
+        started = now()
+        before = (self._overhead + prompt / self._prefill_rate) * stretch
+        seconds = before + tokens / self._decode_rate * stretch
+        try:
+            await self._wait(seconds)
+        except asyncio.CancelledError:
+            decoding = 0.0 if self._speed == math.inf else (now() - started) * self._speed - before
+            done = min(tokens, max(0, int(decoding * self._decode_rate / stretch)))
+            lost = Usage(prompt=prompt, cancelled=done, calls=1)
+            self.cancelled += lost
+            raise CallCancelled(lost) from None
         if self._speed < math.inf:
             seconds = (now() - sent) * self._speed
-        usage = Usage(prompt=prompt, completion=completion.tokens, seconds=seconds, calls=1)
-        return replace(completion, usage=usage)
+        return Usage(prompt=prompt, completion=tokens, seconds=seconds, calls=1)
 
     async def _wait(self, seconds: float) -> None:
         for _ in range(self._order.randrange(16) if self._order else 1):

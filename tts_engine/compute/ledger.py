@@ -25,6 +25,8 @@ from tts_engine.types import Role, Usage
 __all__ = ["Amount", "Budget", "Hold", "Lease", "Scope"]
 
 UNITS = ("tokens", "FLOPs", "picodollars")
+UNLIMITED = Budget()
+NO_LIMIT = (math.inf, math.inf, math.inf)
 Vector = tuple[float, float, float]
 """Tokens, FLOPs, picodollars: whole numbers, or infinity for no limit."""
 
@@ -132,9 +134,21 @@ class Scope:
         """The outermost scope; `now` returns seconds on any monotonic clock."""
         return cls(name, budget, None, now, own=True)
 
+    @classmethod
+    def granted(cls, left: Amount, name: str, now: Callable[[], float] = time.monotonic) -> Scope:
+        """An outermost scope that may spend what is left to one elsewhere, which may be nothing."""
+        scope = cls(name, Budget(), None, now, own=True)
+        scope._free = (
+            math.inf if left.tokens is None else left.tokens,
+            math.inf if left.flops is None else left.flops,
+            math.inf if left.dollars is None else round(left.dollars * PICO),
+        )
+        scope._deadline = math.inf if left.seconds is None else now() + left.seconds
+        return scope
+
     def child(self, name: str, budget: Budget | None = None) -> Scope:
         """A nested limit: whatever is charged to it is charged to this scope too; `budget` None adds no limit."""
-        return self._adopt(Scope(name, budget or Budget(), self, self._now, own=False))
+        return self._adopt(Scope(name, budget or UNLIMITED, self, self._now, own=False))
 
     def split(self, n: int, name: str) -> list[Scope]:
         """Divide all that is free now among `n` lanes `name:0`, `name:1`, ...; call at a point fixed by the program.
@@ -148,7 +162,7 @@ class Scope:
         lanes = []
         for i, share in enumerate(zip(tokens, flops, money, strict=True)):
             self._take(share)
-            lane = Scope(f"{name}:{i}", Budget(), self, self._now, own=True)
+            lane = Scope(f"{name}:{i}", UNLIMITED, self, self._now, own=True)
             lane._free = share
             lanes.append(self._adopt(lane))
         return lanes
@@ -213,8 +227,18 @@ class Scope:
             tokens=None if tokens == math.inf else int(tokens),
             flops=None if flops == math.inf else flops,
             dollars=None if money == math.inf else money / PICO,
-            seconds=None if self._deadline == math.inf else self._deadline - self._now(),
+            seconds=self.seconds_left,
         )
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds until the deadline, negative after it; None without one."""
+        return None if self._deadline == math.inf else self._deadline - self._now()
+
+    @property
+    def limited(self) -> bool:
+        """Whether there is a limit besides time."""
+        return self._available() != NO_LIMIT
 
     @property
     def expired(self) -> bool:

@@ -3,8 +3,8 @@
 Start-time fair queueing (Goyal et al. 1996): every request gets a start tag, the larger of the clock and its role's
 last finish tag; its own finish tag lies 1 / weight later. The smallest start tag is served, and the clock moves there.
 So while both roles wait, each is served in proportion to its weight, and one alone gets everything; no weight above 0
-starves. Within a role the more urgent go first, but one place of urgency is worth `PATIENCE` arrivals and no more:
-whoever waits is overtaken by a bounded number of others.
+starves. Within a role the more urgent go first, but one place of urgency is worth a number of arrivals
+(queueing.py) and no more: whoever waits is overtaken by a bounded number of others.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from tts_engine.backends.queueing import turn
+
 T = TypeVar("T")
-PATIENCE = 64
-"""Arrivals that a request with a priority one lower may let pass."""
 LEAST = 0.05
 """Share of the largest weight that every role keeps."""
 SMOOTHING = 0.1
@@ -50,7 +50,7 @@ class FairQueue(Generic[T]):
         found = self._classes.setdefault(kind, _Class())
         found.weight += (worth - found.weight) * (SMOOTHING if found.weight else 1.0)
         self._arrived += 1
-        heapq.heappush(found.waiting, (self._arrived + PATIENCE * priority, self._arrived, item))
+        heapq.heappush(found.waiting, (turn(priority, self._arrived), self._arrived, item))
 
     def pop(self) -> T:
         """The next item; IndexError where there is none."""

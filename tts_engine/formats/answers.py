@@ -42,6 +42,11 @@ def same_answer(answer: str, reference: str) -> bool:
     return compare(answer.strip(), reference.strip())[0] if known is None else known
 
 
+def grade(answer: str | None, reference: str | None) -> bool | None:
+    """Whether an answer gives the reference; None where there is no reference. Raises as `same_answer` does."""
+    return None if reference is None else answer is not None and same_answer(answer, reference)
+
+
 def group_answers(answers: Sequence[str | None]) -> list[list[int]]:
     """Indices of equivalent answers (each gives the other), groups in order of first appearance; None belongs to none.
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tts_engine.errors import GraderError
-from tts_engine.formats.answers import same_answer
+from tts_engine.formats.answers import grade
 from tts_engine.report.intervals import paired_bootstrap, pass_at_k, wilson
 from tts_engine.selection import select
 from tts_engine.types import Judged, Outcome, Usage
@@ -29,10 +29,8 @@ def powers(n: int) -> list[int]:
 
 def is_right(answer: str | None, reference: str | None) -> bool | None:
     """Whether an answer equals the reference; None when there is no reference or the grader fails on the pair."""
-    if reference is None:
-        return None
     try:
-        return answer is not None and same_answer(answer, reference)
+        return grade(answer, reference)
     except GraderError:
         return None
 
