@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from compare import put
-from results import solved
+from results import IN_FLIGHT, solved
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
 from tts_engine import Outcome
@@ -48,7 +48,7 @@ async def run(number: int, problems: list[Problem], work: Path, progress: Progre
     config: dict[str, Any] = {
         "strategy": {"name": strategy, "n": n} | ({"select": select} if k else {}),
         "verifier": {"name": "genprm", "samples": k} if k else {"name": "none"},
-        "run": {"seed": FIRST_SEED + number, "concurrency": 24},
+        "run": {"seed": FIRST_SEED + number, "concurrency": 24, "in_flight": IN_FLIGHT},
     }
     bar = progress.add_task(f"{strategy} N={n} K={k} {select}", total=len(problems))
     return await solved(config, problems, work / f"spot-{number}.sqlite", progress, bar)

@@ -11,6 +11,7 @@ from tts_engine.compute.stopping import beta_above_half
 from tts_engine.formats.answers import group_answers
 from tts_engine.search import Search
 from tts_engine.strategies.options import Confidence, Count
+from tts_engine.together import end
 from tts_engine.types import Judged, Outcome
 
 StopRule = Literal["beta", "dirichlet"]
@@ -84,9 +85,7 @@ async def _stream(search: Search, n: int, rule: StopRule, confidence: float) -> 
             if decided(votes(pool), left, rule, confidence):
                 break
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)  # what they had cost is known then
+        await end(*tasks)  # what they had cost is known then
     return pool
 
 

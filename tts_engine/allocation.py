@@ -15,11 +15,12 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tts_engine.compute.allocator import Beliefs
-from tts_engine.errors import DataError
+from tts_engine.errors import DataError, first_line
 
 EMBEDDED, GENERIC = "embedded", "generic"
 """Names of allocations that need no file: of the embedded models, and of models nothing is known of."""
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Chance = Annotated[float, Field(gt=0, lt=1)]
 Pair = tuple[Positive, Positive]
 
 
@@ -44,6 +45,9 @@ class Allocation(BaseModel):
     sure_right: tuple[Positive, ...] = ()
     sure_wrong: tuple[Positive, ...] = ()
     trust: Annotated[float, Field(ge=0, le=1)] = 1.0
+    turn: Positive = 1.2
+    passes_right: tuple[Chance, ...] = ()
+    passes_wrong: tuple[Chance, ...] = ()
     solution_tokens: Positive
     curve: Annotated[tuple[tuple[Positive, Positive], ...], Field(min_length=2)]
     source: str = ""
@@ -79,4 +83,4 @@ def load_allocation(name: str) -> Allocation:
     except OSError as error:
         raise DataError(f"cannot read {name} ({error.strerror}); fit it with benchmarks/allocator.py --fit") from None
     except (ValueError, ValidationError) as error:
-        raise DataError(f"{name} is no allocation ({str(error).splitlines()[0]}); fit it anew") from None
+        raise DataError(f"{name} is no allocation ({first_line(error)}); fit it anew") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import math
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
@@ -129,4 +130,14 @@ def _held_back(account: Scope, jobs: Sequence[Job]) -> list[Hold]:
 
 
 def _needed(exchange: Exchange, problems: int) -> str:
-    return ",".join(f"{unit}={problems * cost:.2g}" for unit, cost in exchange.solution.items())
+    return ",".join(f"{unit}={_rounded_up(problems * cost):g}" for unit, cost in exchange.solution.items())
+
+
+def _rounded_up(amount: float) -> float:
+    """To two digits, never down.
+
+    >>> _rounded_up(172.2)
+    180.0
+    """
+    digit = 10.0 ** (math.floor(math.log10(amount)) - 1)
+    return math.ceil(amount / digit) * digit

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.cli.conftest import exit_code
 from tts_engine.cli.compare import main
 from tts_engine.cli.compare_grid import SweepConfig, tasks, verifier_configs
 from tts_engine.cli.run import main as tts_run
@@ -208,10 +209,7 @@ def test_nonsense_is_refused_in_one_sentence(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    try:
-        code = main([*options, "--quiet"])
-    except SystemExit as stop:
-        code = int(str(stop.code))
+    code = exit_code(main, [*options, "--quiet"])
     error = capsys.readouterr().err
     assert code == 2
     assert message in error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -11,7 +12,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tts_engine.compute.allocator import Answer, Beliefs, Planner, State, next_answer, posterior, state_of
+from tts_engine.compute.allocator import (
+    SURE,
+    Answer,
+    Beliefs,
+    Planner,
+    State,
+    next_answer,
+    posterior,
+    state_of,
+    voted,
+)
 
 BELIEFS = Beliefs(
     solve=(1.5, 2.0), spread=1.5, right=(4.0, 1.0), wrong=(1.0, 3.0), edges=(-1.0,), sure_right=(0.3, 0.7),
@@ -153,3 +164,40 @@ def test_a_lower_price_never_buys_less_value(answers: list[Answer], price: float
     )
     assert cheap >= dear - 1e-9
     assert dear >= max(posterior(state, BELIEFS)[:-1]) - 1e-9
+
+
+STEPWISE = replace(BELIEFS, passes_right=(0.97, 0.97, 0.98, 0.99), passes_wrong=(0.3, 0.8, 0.85, 0.9), turn=1.5)
+
+
+@pytest.mark.parametrize("judged", [1, 2, 3])
+def test_steps_that_are_known_to_be_accepted_count_as_part_of_the_vote(judged: int) -> None:
+    """A yes says as much whether its steps came at once or one after the other, and is likelier the more are known."""
+    fresh, begun = Answer(1, left=4), Answer(1, judged=judged, left=4 - judged)
+    assert STEPWISE.odds(fresh) < STEPWISE.odds(begun) < STEPWISE.odds(Answer(1, yes=1, votes=1))
+    ratio = STEPWISE.yes_chance(begun, 1.0) / STEPWISE.yes_chance(begun, 0.0)
+    assert STEPWISE.odds(begun) + math.log(ratio) == pytest.approx(STEPWISE.odds(voted(begun, 1)))
+    assert STEPWISE.yes_chance(begun, 0.5) > STEPWISE.yes_chance(fresh, 0.5)
+
+
+def test_a_vote_costs_what_is_left_of_it() -> None:
+    assert STEPWISE.vote_costs(Answer(1)) == (STEPWISE.accept, STEPWISE.reject)
+    assert STEPWISE.vote_costs(Answer(1, left=1)) == pytest.approx((1.5, 1.5))
+    turns, random = [], np.random.default_rng(0)
+    for _ in range(20_000):
+        turns.append(
+            1 + next((i for i, left in enumerate((3, 2, 1)) if random.random() > STEPWISE.passes_wrong[left]), 3)
+        )
+    accept, reject = STEPWISE.vote_costs(Answer(1, left=4))
+    assert accept == pytest.approx(6.0)
+    assert reject == pytest.approx(1.5 * np.mean(turns), rel=0.02)
+
+
+def test_solutions_are_drawn_together_only_where_more_are_surely_wanted() -> None:
+    cheap, dear = (Planner(beliefs=BELIEFS, price=price, draws=6, votes=0, horizon=3) for price in (1e-6, 0.3))
+    assert cheap.at_once((), 0) > 1
+    assert cheap.at_once((), 5) == 1  # one is left
+    assert dear.at_once((), 0) == 1
+    together = cheap.at_once((), 0)
+    one = cheap._outcomes((), posterior((), BELIEFS))
+    wanted = sum(share for state, share in one if cheap.choose(state, 1).kind == "draw")
+    assert (together > 1) == (wanted >= SURE)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tts_engine.compute.calibrating import AnswerRecord, fit_beliefs, fit_confidence, minimise
+from tts_engine.compute.allocator import Beliefs
+from tts_engine.compute.calibrating import AnswerRecord, fit_beliefs, fit_confidence, fit_steps, minimise
 from tts_engine.errors import DataError
 
 
@@ -67,3 +68,17 @@ def test_one_kind_of_answer_is_not_enough() -> None:
 def test_pattern_search_finds_the_least_value() -> None:
     found = minimise(lambda x: (np.log(x[0]) - 1) ** 2 + (np.log(x[1]) + 2) ** 2, (1.0, 1.0))
     assert np.log(found) == pytest.approx([1.0, -2.0], abs=0.01)
+
+
+def test_how_often_steps_are_accepted_by_what_is_left() -> None:
+    random, passes = np.random.default_rng(2), {True: 0.95, False: 0.6}
+    votes = []
+    for number in range(6_000):
+        right, steps = number % 2 == 0, 1 + number % 3
+        accepted = next((i for i in range(steps) if random.random() > passes[right] - 0.3 * (i == steps - 1)), steps)
+        votes.append((right, steps, accepted))
+    found = fit_steps(Beliefs(), votes, 1.5)
+    assert found.turn == 1.5
+    assert found.passes_right == pytest.approx((0.65, 0.95, 0.95), abs=0.03)
+    assert found.passes_wrong == pytest.approx((0.3, 0.6, 0.6), abs=0.04)
+    assert fit_steps(Beliefs(), [], 1.5) == Beliefs()

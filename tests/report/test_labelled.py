@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from tts_engine.errors import DataError
-from tts_engine.report.labelled import load_labelled, record
+from tts_engine.report.labelled import Labelled, drawn, load_labelled, record
+from tts_engine.types import Problem
 
 ROW: dict[str, Any] = {"id": "a", "problem": "1+1?", "steps": ["1+1=3.", "So 3."], "label": 0, "generator": "me"}
 
@@ -74,3 +75,16 @@ def test_nothing_to_read(tmp_path: Path) -> None:
     (tmp_path / "one.json").write_text("{}")
     with pytest.raises(DataError, match="must hold a list"):
         load_labelled(str(tmp_path / "one.json"))
+
+
+def test_a_part_is_drawn_by_id_and_a_larger_one_keeps_it() -> None:
+    items = [
+        Labelled(problem=Problem(id=str(i), prompt="?"), steps=("a",), label=0 if i < 50 else -1) for i in range(100)
+    ]
+    few, more = drawn(items, 20), drawn(items, 40)
+    assert (len(few), len(more)) == (20, 40)
+    assert set(few) < set(more)
+    assert {item.label for item in few} == {0, -1}, "sets are sorted by label, the part must not be"
+    assert sorted(few, key=items.index) == list(few)
+    assert set(drawn(items[::-1], 20)) == set(few)
+    assert drawn(items, 1000) == tuple(items)

@@ -47,8 +47,8 @@ def test_completions_with_scores(tmp_path: Path) -> None:
     assert first.answer.tolist() == [0, 1, -1]
     assert values(first, "product").tolist() == pytest.approx([0.72, 0.3, 0.1])
     assert second.text.tolist() == [0, 0, 0]
-    assert math.isnan(first.verify[0, CHARS])
-    assert loaded(tmp_path / "mine.jsonl", 2.0)["mine"].pools[0].verify[0, CHARS] == 2 * len(r"\boxed{2}")
+    assert math.isnan(first.verify[0, 0, CHARS])
+    assert loaded(tmp_path / "mine.jsonl", 2.0)["mine"].pools[0].verify[0, 0, CHARS] == 2 * len(r"\boxed{2}")
 
 
 def test_rewarded_samples(tmp_path: Path) -> None:

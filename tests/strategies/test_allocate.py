@@ -71,6 +71,24 @@ async def test_two_equal_votes_on_the_digits(make_search: MakeSearch) -> None:
     assert {failure.where for failure in broken.failures} == {"verifier"}
 
 
+async def test_votes_bought_step_by_step_judge_less_and_decide_the_same(tmp_path: Path) -> None:
+    """The simulated verifier is asked the same questions, but for steps after which the rest was not worth it."""
+    plain = load_allocation("generic")
+    passes = {"passes_right": (0.98,) * 4, "passes_wrong": (0.2, 0.5, 0.7, 0.8), "turn": 1.5}
+    plain.model_copy(update=passes).save(tmp_path / "steps.json")
+    strategy = {"price": 0.002, "beliefs": str(tmp_path / "steps.json")}
+    found = await outcomes(config(strategy=strategy))
+    whole = await outcomes(config(strategy={"price": 0.002}))
+    again = await outcomes(config(strategy=strategy, options={"order_seed": 1}))
+    assert sorted(found, key=lambda o: o.problem.id) == sorted(again, key=lambda o: o.problem.id)
+    assert not any(o.failures for o in found)
+    assert sum(bool(o.correct) for o in found) >= sum(bool(o.correct) for o in whole) - 1
+    judged = [sum(o.usage[Role.VERIFY].tokens for o in each if Role.VERIFY in o.usage) for each in (found, whole)]
+    assert 0 < judged[0] < 1.5 * judged[1]
+    verdicts = [c.verdict for o in found for c in o.candidates if c.verdict and len(c.candidate.steps) > 1]
+    assert verdicts
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -28,17 +28,25 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import accumulate
+from operator import mul
 from typing import Literal, NamedTuple
 
 
 class Answer(NamedTuple):
     """What is known of one answer: solutions that gave it, votes in its favour, votes, and the level of the policy's
-    own confidence in its surest solution (`Beliefs.level`; None where it is unknown)."""
+    own confidence in its surest solution (`Beliefs.level`; None where it is unknown).
+
+    Of the steps of the next vote, `judged` are known to be accepted, from votes on solutions that begin alike, and
+    `left` are to be judged (None: it is not known how many).
+    """
 
     draws: int
     yes: int = 0
     votes: int = 0
     level: int | None = None
+    judged: int = 0
+    left: int | None = None
 
 
 State = tuple[Answer, ...]
@@ -62,6 +70,9 @@ class Beliefs:
         edges: borders between the levels of confidence, rising: log probabilities of whole solutions.
         sure_right, sure_wrong: chance of each level for a right and for a wrong answer; empty: not used.
         trust: share of the confidence's log likelihood ratio that counts; counts and confidence partly say the same.
+        turn: cost of judging one step, in costs of a solution.
+        passes_right, passes_wrong: chance that the next step of a right and of a wrong solution is accepted, by the
+            steps that are left: one, two, ...; empty: votes are not looked at step by step.
     """
 
     solve: tuple[float, float] = (0.7, 0.7)
@@ -74,6 +85,9 @@ class Beliefs:
     sure_right: tuple[float, ...] = ()
     sure_wrong: tuple[float, ...] = ()
     trust: float = 1.0
+    turn: float = 1.2
+    passes_right: tuple[float, ...] = ()
+    passes_wrong: tuple[float, ...] = ()
 
     def level(self, logprob: float) -> int | None:
         """The level of a solution's log probability; None where levels are not used or it is nan."""
@@ -82,9 +96,16 @@ class Beliefs:
     def odds(self, answer: Answer) -> float:
         """Log likelihood ratio, right against wrong, of an answer's votes and confidence."""
         odds = self.vote_odds(answer.yes, answer.votes)
+        if answer.judged:
+            odds += math.log(self._passed(answer, self.passes_right) / self._passed(answer, self.passes_wrong))
         if answer.level is None:
             return odds
         return odds + self.trust * math.log(self.sure_right[answer.level] / self.sure_wrong[answer.level])
+
+    def _passed(self, answer: Answer, passes: tuple[float, ...]) -> float:
+        """Chance that the steps which are known to be accepted would be."""
+        left = answer.left or 0
+        return math.prod(passes[min(i, len(passes) - 1)] for i in range(left, left + answer.judged))
 
     def vote_odds(self, yes: int, votes: int) -> float:
         """Log likelihood ratio, right against wrong, of `yes` among `votes`."""
@@ -93,7 +114,18 @@ class Beliefs:
     def yes_chance(self, answer: Answer, chance: float) -> float:
         """Probability that the next vote is a yes for an answer that is right with probability `chance`."""
         right, wrong = (_next_yes(answer, prior) for prior in (self.right, self.wrong))
+        if answer.judged:  # a yes accepts all steps: those that are known to be accepted make it likelier
+            right = min(right / self._passed(answer, self.passes_right), 1.0)
+            wrong = min(wrong / self._passed(answer, self.passes_wrong), 1.0)
         return chance * right + (1 - chance) * wrong
+
+    def vote_costs(self, answer: Answer) -> tuple[float, float]:
+        """Cost of the next vote if it is a yes and if it is a no, which ends at the first step that is rejected."""
+        if answer.left is None or not self.passes_wrong:
+            return self.accept, self.reject
+        passes = [self.passes_wrong[min(i, len(self.passes_wrong) - 1)] for i in reversed(range(answer.left))]
+        reached = list(accumulate(passes[:-1], mul, initial=1.0))  # chance that a wrong solution's next step is judged
+        return self.turn * answer.left, self.turn * math.fsum(reached)
 
 
 def posterior(state: State, beliefs: Beliefs) -> list[float]:
@@ -140,10 +172,12 @@ class Purchase:
 
 
 STOP = Purchase("stop")
-ASKS = 6
+ASKS = 4
 """Votes that a plan looks ahead where an answer may get one; half of them where it may get two, and so on."""
 RARE = 0.02
 """Outcomes of a draw less likely than this are not planned for."""
+TOGETHER, SURE = 4, 0.9
+"""Solutions drawn together at most, and how likely each must be wanted."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -164,10 +198,31 @@ class Planner:
     horizon: int = 8
     _known: dict[tuple[State, int, int], tuple[float, Purchase]] = field(default_factory=dict, repr=False)
 
+    @property
+    def by_steps(self) -> bool:
+        """Whether votes are bought step by step: where it is known how often steps are accepted."""
+        return bool(self.beliefs.passes_wrong)
+
     def choose(self, state: State, drawn: int) -> Purchase:
         """The best purchase; `drawn` counts all solutions, those without an answer too."""
         ahead = min(self.horizon, self.draws - drawn)
         return self._solve(state_of(state), ahead, self._asks)[1]
+
+    def at_once(self, state: State, drawn: int) -> int:
+        """How many solutions to draw together where one is wanted: more as long as the next purchase would be another
+        one with a chance of `SURE`. That wastes at most 1 - SURE solutions for each that is added."""
+        count, worlds = 1, self._outcomes(state_of(state), posterior(state_of(state), self.beliefs))
+        while count < TOGETHER and drawn + count < self.draws:
+            wanted = math.fsum(share for after, share in worlds if self.choose(after, drawn + count).kind == "draw")
+            if wanted < SURE:
+                break
+            count += 1
+            worlds = [
+                (later, share * chance)
+                for after, share in worlds
+                for later, chance in self._outcomes(after, posterior(after, self.beliefs))
+            ]
+        return count
 
     def value(self, state: State, ahead: int) -> float:
         """Expected P(right) less price times what is still spent, on the best way to go on with `ahead` more draws."""
@@ -201,7 +256,8 @@ class Planner:
     def _worth_asking(self, state: State, chances: Sequence[float]) -> list[int]:
         """The likeliest answer without a vote, and the likeliest of those that may get another one: a dearer vote on a
         less likely answer is not looked at. None where a vote costs more than all that can be gained."""
-        if 1 - max(chances[:-1], default=0.0) <= self.price * self.beliefs.reject:
+        least = min((self.beliefs.vote_costs(answer)[1] for answer in state), default=0.0)
+        if 1 - max(chances[:-1], default=0.0) <= self.price * least:
             return []
         fresh = [i for i, answer in enumerate(state) if not answer.votes]
         again = [i for i, answer in enumerate(state) if 0 < answer.votes < self.votes]
@@ -211,14 +267,20 @@ class Planner:
     def _vote(self, state: State, place: int, chance: float, ahead: int, asks: int) -> float:
         answer, beliefs = state[place], self.beliefs
         yes = beliefs.yes_chance(answer, chance)
-        after = (
-            _replaced(state, place, answer._replace(yes=answer.yes + vote, votes=answer.votes + 1)) for vote in (1, 0)
-        )
+        after = (_replaced(state, place, voted(answer, vote)) for vote in (1, 0))
         accepted, rejected = (self._solve(outcome, ahead, asks - 1)[0] for outcome in after)
-        return yes * (accepted - self.price * beliefs.accept) + (1 - yes) * (rejected - self.price * beliefs.reject)
+        accept, reject = beliefs.vote_costs(answer)
+        return yes * (accepted - self.price * accept) + (1 - yes) * (rejected - self.price * reject)
 
     def _draw(self, state: State, chances: Sequence[float], ahead: int, asks: int) -> float:
         """Rare outcomes count as if they changed nothing: they are many, and their sum is small."""
+        outcomes = self._outcomes(state, chances)
+        value = math.fsum(share * self._solve(outcome, ahead - 1, asks)[0] for outcome, share in outcomes)
+        known = math.fsum(share for _, share in outcomes)
+        return value + (1 - known) * max(chances[:-1], default=0.0) - self.price
+
+    def _outcomes(self, state: State, chances: Sequence[float]) -> list[tuple[State, float]]:
+        """What one more solution may make of the state, and the chance of each; rare ones are left out."""
         shares = next_answer(state, chances, self.beliefs)
         right = chances[-1] * self.beliefs.solve[0] / (sum(self.beliefs.solve) + sum(answer.draws for answer in state))
         outcomes = [
@@ -227,10 +289,7 @@ class Planner:
             if share >= RARE
         ]
         fresh = self._newcomers(right, 1 - math.fsum(shares) - right)
-        outcomes += [(state_of((*state, answer)), share) for answer, share in fresh if share >= RARE]
-        value = math.fsum(share * self._solve(outcome, ahead - 1, asks)[0] for outcome, share in outcomes)
-        known = math.fsum(share for _, share in outcomes)
-        return value + (1 - known) * max(chances[:-1], default=0.0) - self.price
+        return outcomes + [(state_of((*state, answer)), share) for answer, share in fresh if share >= RARE]
 
     def _newcomers(self, right: float, wrong: float) -> list[tuple[Answer, float]]:
         """An answer that was not seen before, by level of confidence, and the chance of each."""
@@ -241,8 +300,13 @@ class Planner:
         return [(Answer(1, level=level), right * r + wrong * w) for level, (r, w) in levels]
 
 
+def voted(answer: Answer, vote: int) -> Answer:
+    """An answer after one more vote; what its next vote has to judge is not known."""
+    return answer._replace(yes=answer.yes + vote, votes=answer.votes + 1, judged=0, left=None)
+
+
 def _order(answer: Answer) -> tuple[int, ...]:
-    return (*answer[:3], -1 if answer.level is None else answer.level)
+    return tuple(-1 if number is None else number for number in answer)
 
 
 def _replaced(state: State, place: int, answer: Answer) -> State:

@@ -82,6 +82,8 @@ def minimise(objective: Objective, start: tuple[float, ...], tolerance: float = 
 
 
 LIMIT = math.log(1e4)
+STEPS = 6
+"""Numbers of steps left that are told apart."""
 
 History = Sequence[tuple[str, bool, float]]
 """Of each solution of a problem its answer, whether it is right, and its log probability under the policy."""
@@ -108,6 +110,24 @@ def fit_confidence(beliefs: Beliefs, histories: Sequence[History], levels: int) 
     known = replace(beliefs, edges=edges, sure_right=shares[True], sure_wrong=shares[False])
     trusts = [replace(known, trust=share / 10) for share in range(11)]
     return max(trusts, key=lambda b: math.fsum(_truth_likelihood(b, history) for history in histories))
+
+
+def fit_steps(beliefs: Beliefs, votes: Sequence[tuple[bool, int, int]], turn: float) -> Beliefs:
+    """The beliefs with the chance that a step is accepted, by the steps that are left; a weak prior keeps it from 0.
+
+    Args:
+        votes: for each, whether the solution is right, its steps, and how many of them were accepted.
+        turn: cost of judging one step, in costs of a solution.
+    """
+    most = min(max((steps for _, steps, _ in votes), default=0), STEPS)
+    if not most:
+        return beliefs
+    counts = {truth: [[0.5, 0.5] for _ in range(most)] for truth in (True, False)}
+    for truth, steps, accepted in votes:
+        for judged in range(min(accepted + 1, steps)):
+            counts[truth][min(steps - judged, most) - 1][judged < accepted] += 1
+    passes = {truth: tuple(yes / (no + yes) for no, yes in counts[truth]) for truth in counts}
+    return replace(beliefs, turn=turn, passes_right=passes[True], passes_wrong=passes[False])
 
 
 def _truth_likelihood(beliefs: Beliefs, history: History) -> float:

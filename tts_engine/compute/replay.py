@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import NamedTuple
 
-from tts_engine.compute.allocator import Answer, Planner, posterior, state_of
+from tts_engine.compute.allocator import Answer, Planner, posterior, state_of, voted
 from tts_engine.compute.calibrating import AnswerRecord
 from tts_engine.compute.stopping import VoteRule
 
 
 class Solution(NamedTuple):
-    """One recorded solution: its answer (None: it has none), the number of its text, cost, log probability."""
+    """One recorded solution: its answer (None: it has none), the number of its text, cost, log probability, steps (0:
+    not known)."""
 
     answer: str | None
     right: bool
@@ -23,6 +25,7 @@ class Solution(NamedTuple):
     flops: float
     tokens: int
     logprob: float
+    steps: int = 0
 
 
 class Turn(NamedTuple):
@@ -34,6 +37,10 @@ class Turn(NamedTuple):
     accepts: bool
 
 
+Paid = set[tuple[int, str]]
+"""Turns that were bought: the chain's number and the prefix."""
+
+
 class Recording(NamedTuple):
     """One problem: its solutions, and for every text its chains."""
 
@@ -41,12 +48,16 @@ class Recording(NamedTuple):
     solutions: Sequence[Solution]
     chains: Mapping[int, Sequence[Sequence[Turn]]]
 
-    def vote(self, text: int, number: int, paid: set[tuple[int, str]]) -> tuple[bool, float]:
+    def vote(self, text: int, number: int, paid: Paid) -> tuple[bool, float]:
         """Chain `number` on a text: its vote, and what it costs that was not in `paid`, which grows."""
-        chain = self.chains[text][number] if text in self.chains else ()
+        chain = self.chain(text, number)
         fresh = [turn for turn in chain if (number, turn.prefix) not in paid]
         paid.update((number, turn.prefix) for turn in fresh)
         return bool(chain) and chain[0].accepts, math.fsum(turn.flops for turn in fresh)
+
+    def chain(self, text: int, number: int) -> Sequence[Turn]:
+        """The turns of chain `number` on a text; none where it was not judged."""
+        return self.chains[text][number] if text in self.chains else ()
 
 
 def rotated(item: Recording, start: int) -> list[Solution]:
@@ -62,8 +73,9 @@ class Bought:
         self.answers: dict[str, Answer] = {}
         self.texts: dict[str, list[int]] = {}
         self.flops, self.drawn, self.votes = 0.0, 0, 0
+        self._steps: dict[int, int] = {}
         self._asked: dict[int, int] = {}
-        self._paid: set[tuple[int, str]] = set()
+        self._paid: Paid = set()
 
     def draw(self, solution: Solution) -> None:
         """Pay a solution."""
@@ -75,18 +87,63 @@ class Bought:
         levels = [level for level in (before.level, self._planner.beliefs.level(solution.logprob)) if level is not None]
         self.answers[solution.answer] = before._replace(draws=before.draws + 1, level=max(levels, default=None))
         self.texts.setdefault(solution.answer, []).append(solution.text)
+        self._steps[solution.text] = solution.steps
+        self._look()
 
     def vote(self, answer: Answer) -> None:
-        """Pay the next vote on an answer: on the text that has the fewest, then the commonest."""
+        """Pay the next vote on an answer, or its next step where votes are bought step by step."""
         name = next(name for name, known in self.answers.items() if known == answer)
-        texts = self.texts[name]
-        text = min(texts, key=lambda text: (self._asked.get(text, 0), -texts.count(text)))
+        text = self._next(name)
         number = self._asked.get(text, 0)
-        self._asked[text] = number + 1
-        yes, cost = self._item.vote(text, number, self._paid)
-        self.answers[name] = answer._replace(yes=answer.yes + yes, votes=answer.votes + 1)
-        self.flops += cost
-        self.votes += 1
+        if answer.left is not None:
+            self._step(text, number)
+        else:
+            yes, cost = self._item.vote(text, number, self._paid)
+            self.flops += cost
+            self.votes += 1
+            self._enter(name, text, yes)
+        self._look()
+
+    def _step(self, text: int, number: int) -> None:
+        turn = next(turn for turn in self._item.chain(text, number) if (number, turn.prefix) not in self._paid)
+        self._paid.add((number, turn.prefix))
+        self.flops += turn.flops
+        self.votes += turn is self._item.chain(text, number)[-1]
+
+    def _enter(self, name: str, text: int, yes: bool) -> None:
+        self._asked[text] = self._asked.get(text, 0) + 1
+        self.answers[name] = voted(self.answers[name], yes)
+
+    def _next(self, name: str) -> int:
+        """The text to vote on: one with fewest votes that is not known to be rejected, with fewest steps left; the
+        commonest of these."""
+        texts = self.texts[name]
+
+        def order(text: int) -> tuple[float, ...]:
+            known = self._standing(text) if self._planner.by_steps else ()
+            return (self._asked.get(text, 0), *known, -texts.count(text))
+
+        return min(texts, key=order)
+
+    def _standing(self, text: int) -> tuple[bool, int]:
+        """Whether the next vote on a text is known to be a no, and its steps that are still to be judged."""
+        number = self._asked.get(text, 0)
+        chain = self._item.chain(text, number)
+        paid = sum((number, turn.prefix) in self._paid for turn in chain)
+        accepts = bool(chain) and chain[0].accepts
+        return paid == len(chain) and not accepts, max(self._steps[text] - paid, 0)
+
+    def _look(self) -> None:
+        """What the steps that were bought say of each answer's next vote: whether it is decided, what is left."""
+        for name, answer in self.answers.items():
+            if not self._planner.by_steps or answer.votes >= self._planner.votes:
+                continue
+            text = self._next(name)
+            rejected, left = self._standing(text)
+            if rejected or (self._steps[text] and not left):
+                self._enter(name, text, not rejected)
+            elif steps := self._steps[text]:
+                self.answers[name] = answer._replace(judged=steps - left, left=left)
 
 
 def adaptive(item: Recording, start: int, planner: Planner) -> tuple[float, float, int, int]:
@@ -95,8 +152,9 @@ def adaptive(item: Recording, start: int, planner: Planner) -> tuple[float, floa
     while (purchase := planner.choose(state_of(bought.answers.values()), bought.drawn)).kind != "stop":
         if purchase.answer is not None:
             bought.vote(purchase.answer)
-        elif (solution := next(supply, None)) is not None:
-            bought.draw(solution)
+        elif drawn := list(islice(supply, planner.at_once(state_of(bought.answers.values()), bought.drawn))):
+            for solution in drawn:
+                bought.draw(solution)
         else:
             break
     chances = posterior(tuple(bought.answers.values()), planner.beliefs)
@@ -113,7 +171,7 @@ def static(item: Recording, start: int, n: int, k: int, how: str) -> tuple[float
             solution with most votes, `sure` the one the policy was surest of (among those with most votes).
     """
     part = rotated(item, start)[:n]
-    paid: set[tuple[int, str]] = set()
+    paid: Paid = set()
     flops = math.fsum(solution.flops for solution in part)
     weights: list[float] = []
     for solution in part:
@@ -131,7 +189,7 @@ def judged(item: Recording, start: int, n: int, rule: VoteRule, *, fixed: bool) 
         Whether it is right (an even tie counts by its share), the verifier's tokens, and its votes on distinct texts.
     """
     part = rotated(item, start)[:n]
-    paid: set[tuple[int, str]] = set()
+    paid: Paid = set()
     values: dict[int, float] = {}
     tokens = votes = 0
     for text in {solution.text for solution in part if solution.answer is not None and solution.text in item.chains}:
@@ -170,11 +228,11 @@ def answer_records(item: Recording) -> list[AnswerRecord]:
         if solution.answer is not None:
             groups.setdefault(solution.answer, []).append(solution)
     unit = math.fsum(solution.flops for solution in item.solutions) / len(item.solutions)
-    paid: set[tuple[int, str]] = set()
+    paid: Paid = set()
     return [_answer_record(item, found, paid, unit) for found in sorted(groups.values(), key=len, reverse=True)]
 
 
-def _answer_record(item: Recording, found: Sequence[Solution], paid: set[tuple[int, str]], unit: float) -> AnswerRecord:
+def _answer_record(item: Recording, found: Sequence[Solution], paid: Paid, unit: float) -> AnswerRecord:
     texts = [text for text in _commonest(solution.text for solution in found) if text in item.chains]
     rounds = max((len(item.chains[text]) for text in texts), default=0)
     bought = [item.vote(t, number, paid) for number in range(rounds) for t in texts if number < len(item.chains[t])]
@@ -191,6 +249,17 @@ def _commonest(texts: Iterable[int]) -> list[int]:
     for text in texts:
         counts[text] = counts.get(text, 0) + 1
     return sorted(counts, key=lambda text: -counts[text])
+
+
+def step_votes(item: Recording) -> list[tuple[bool, int, int, float]]:
+    """Of the first chain on each text: whether it is right, its steps, those accepted, and FLOPs of judging one."""
+    first = {solution.text: solution for solution in reversed(item.solutions) if solution.answer is not None}
+    found = [(solution, item.chain(text, 0)) for text, solution in first.items()]
+    return [
+        (s.right, s.steps, len(chain) - (not chain[0].accepts), math.fsum(turn.flops for turn in chain) / len(chain))
+        for s, chain in found
+        if chain and s.steps
+    ]
 
 
 def draw_histories(item: Recording) -> list[tuple[str, bool, float]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from tts_engine.errors import DataError
 from tts_engine.formats.answers import group_answers
+from tts_engine.report.sharing import Cost, known_units, of_first_chain, paid_for_all
 from tts_engine.report.summary import is_right
 from tts_engine.types import Aggregation, Judged, Outcome, Usage, Verdict
 
@@ -56,10 +57,12 @@ class Pool:
         right: [N] whether the answer is right.
         answer: [N] number of the answer's class; -1 where there is no answer.
         text: [N] number of the text; solutions with equal texts are judged, and paid for, once.
-        generate: [N, units] what each solution cost; nan where it was not recorded.
+        generate: [N, units] what each solution cost, without `once`; nan where it was not recorded.
+        once: [2, units] what a run pays once: the prompt that its solutions share, and that its judgements share.
         chains: for each text, [chains, steps] the scores of its steps, nan where a chain did not get or was invalid.
-        verify: [prefixes, units] what one chain took to judge the last step of each prefix, on average. A prefix that
-            several solutions begin with is judged, and paid for, once.
+        verify: [prefixes, 2, units] what the first chain took to judge the last step of each prefix, without `once`,
+            and what each of the others did, on average. A prefix that several solutions begin with is judged, and
+            paid for, once.
         paths: for each text, the numbers of its judged prefixes.
         sure: [N] the policy's own confidence, exp(mean logprob); nan where it was not recorded.
         depth: K, the chains that a solution was judged by; 0 where none was. A text has more of them where it was drawn
@@ -72,6 +75,7 @@ class Pool:
     answer: NDArray[np.int64]
     text: NDArray[np.int64]
     generate: Array
+    once: Array
     chains: tuple[Array, ...]
     verify: Array
     paths: tuple[NDArray[np.int64], ...]
@@ -94,6 +98,7 @@ class Pool:
             answer=self.answer[index],
             text=renumbered,
             generate=self.generate[index],
+            once=self.once,
             chains=tuple(self.chains[text] for text in texts),
             verify=self.verify,
             paths=tuple(self.paths[text] for text in texts),
@@ -112,6 +117,8 @@ class Sample:
         chains: scores of the steps by each chain (None: invalid); empty where it was not judged.
         generate: cost by unit, unknown ones left out.
         verify: the same of all chains together, for each judged step; or one for all steps, where no more is known.
+        first: of these, the first chain's; empty where it is not known.
+        shared: of `generate`, and of `first`, what this one computed for all samples of its run (sharing.py).
         prefixes: a name for each step and all before it; empty stands for the whole text.
     """
 
@@ -121,6 +128,8 @@ class Sample:
     chains: Sequence[Sequence[float | None]] = ()
     generate: Mapping[str, float] = field(default_factory=dict)
     verify: Sequence[Mapping[str, float]] = ()
+    first: Sequence[Mapping[str, float]] = ()
+    shared: Sequence[Mapping[str, float]] = ({}, {})
     prefixes: Sequence[str] = ()
     sure: float = math.nan
 
@@ -148,7 +157,8 @@ def make_pool(problem: str, samples: Sequence[Sample], level: str = "") -> Pool:
         right=np.array([bool(sample.right) for sample in samples]),
         answer=classes,
         text=np.array([numbers[sample.text] for sample in samples]),
-        generate=np.array([units(sample.generate) for sample in samples]),
+        generate=np.array([units(sample.generate) - _share(sample, 0) for sample in samples]),
+        once=np.array([_once(samples, role) for role in (0, 1)]),
         chains=tuple(chain_array([chain for s in group for chain in s.chains]) for group in judged),
         verify=costs,
         paths=paths,
@@ -195,30 +205,50 @@ _AGGREGATE: Mapping[str, Callable[[Array, NDArray[np.int64]], Array]] = MappingP
 
 
 def _prefixes(texts: Sequence[Sequence[Sample]]) -> tuple[Array, tuple[NDArray[np.int64], ...]]:
-    """Mean cost of a chain at each judged prefix, and the prefixes of each text, from the judged samples of it."""
-    spent: dict[str, list[Array]] = {}
+    """Mean cost of the first chain and of another at each judged prefix, and the prefixes of each text, from the judged
+    samples of it."""
+    costs: dict[str, list[Array]] = {}
     named: list[dict[str, None]] = []
     for samples in texts:
         named.append({})
         for sample in samples:
             names = sample.prefixes[: len(sample.verify)] or [f"text: {sample.text}"]
-            for name, cost in zip(names, sample.verify or [{}], strict=True):
-                spent.setdefault(name, []).append(units(cost) / len(sample.chains))
+            for name, found in zip(names, _by_chain(sample), strict=True):
+                costs.setdefault(name, []).append(found)
                 named[-1][name] = None
-    places = {name: place for place, name in enumerate(spent)}
-    costs = np.array([np.mean(found, axis=0) for found in spent.values()]).reshape(len(spent), len(UNITS))
-    return costs, tuple(np.array([places[name] for name in names], dtype=np.int64) for names in named)
+    places = {name: place for place, name in enumerate(costs)}
+    means = np.array([np.mean(found, axis=0) for found in costs.values()]).reshape(len(costs), 2, len(UNITS))
+    return means, tuple(np.array([places[name] for name in names], dtype=np.int64) for names in named)
+
+
+def _by_chain(sample: Sample) -> list[Array]:
+    """For each step, [2, units]: what the first chain took, without what it computed for all, and the others' mean."""
+    found = []
+    for step, both in enumerate(sample.verify or [{}]):
+        total, others = units(both), len(sample.chains) - 1
+        if not sample.first:
+            first = total / len(sample.chains)
+        else:  # the first chain may have ended before
+            first = units(sample.first[step]) if step < len(sample.first) else total * 0.0
+        rest = (total - first) / others if others else first
+        found.append(np.array([first - (_share(sample, 1) if step == 0 and sample.first else 0.0), rest]))
+    return found
+
+
+def _share(sample: Sample, role: int) -> Array:
+    """[units] what a sample computed for all others of its run."""
+    return np.nan_to_num(units(sample.shared[role]))
+
+
+def _once(samples: Sequence[Sample], role: int) -> Array:
+    """[units] mean over the runs in which one sample paid for all."""
+    paid = [_share(sample, role) for sample in samples if sample.shared[role]]
+    return np.mean(paid, axis=0) if paid else np.zeros(len(UNITS))
 
 
 def units(cost: Mapping[str, float]) -> Array:
     """[units] a cost, nan where it is unknown."""
     return np.array([cost.get(unit, np.nan) for unit in UNITS])
-
-
-def known_units(usage: Usage, chars: int) -> dict[str, float]:
-    """A usage by unit; FLOPs, dollars and seconds of zero stand for models that do not tell."""
-    known = {unit: float(getattr(usage, unit)) for unit in ("flops", "seconds", "dollars")}
-    return {"tokens": float(usage.tokens), "chars": float(chars)} | {unit: x for unit, x in known.items() if x}
 
 
 def reproducible(outcomes: Iterable[Outcome], aggregation: Aggregation) -> bool:
@@ -247,26 +277,49 @@ def samples_of(outcome: Outcome, *, single: bool = False) -> list[Sample]:
     if outcome.problem.answer is None:
         raise DataError(f"problem {outcome.problem.id} has no reference answer, so nothing can be compared; add it")
     found: list[Sample] = []
+    verdicts: dict[int, Verdict] = {}
     seen: set[str] = set()
-    for judged in outcome.candidates:
+    for place, judged in enumerate(outcome.candidates):
         text = judged.candidate.text
-        verdict = judged.verdict if text not in seen else None
-        found.append(_sample(judged, verdict, bool(is_right(judged.candidate.answer, outcome.problem.answer)), single))
+        if judged.verdict and text not in seen:
+            verdicts[place] = judged.verdict
+        right = bool(is_right(judged.candidate.answer, outcome.problem.answer))
+        found.append(_sample(judged, verdicts.get(place), right, single))
         seen.add(text)
-    return found
+    return _with_shares(found, outcome, verdicts)
+
+
+def _with_shares(samples: list[Sample], outcome: Outcome, verdicts: Mapping[int, Verdict]) -> list[Sample]:
+    """The samples with what one of them computed for all."""
+    candidates = [judged.candidate for judged in outcome.candidates]
+    beginnings: dict[str, int] = {}
+    for place in verdicts:
+        if samples[place].first:
+            beginnings.setdefault(candidates[place].steps[0].text, place)
+    payers = list(beginnings.values())
+    drawn = paid_for_all([candidate.usage for candidate in candidates])
+    judging = paid_for_all([verdicts[place].samples[0][0].usage for place in payers])
+    shared: dict[int, list[Cost]] = {}
+    if drawn:
+        shared.setdefault(drawn[0], [{}, {}])[0] = drawn[1]
+    if judging:
+        shared.setdefault(payers[judging[0]], [{}, {}])[1] = judging[1]
+    return [replace(sample, shared=shared.get(i, sample.shared)) for i, sample in enumerate(samples)]
 
 
 def _sample(judged: Judged, verdict: Verdict | None, right: bool, single: bool) -> Sample:
     candidate = judged.candidate
     chains: Sequence[Sequence[float | None]] = ()
+    first: Sequence[Cost] = ()
     if verdict is not None:
         chains = [[verdict.value]] if single else [[turn.score for turn in chain] for chain in verdict.samples]
+        first = () if single else of_first_chain(verdict)
     costs = _by_step(verdict) if verdict else []
     texts = [step.text for step in candidate.steps]
     names = [_name(texts[: i + 1]) for i in range(len(costs))]
     told = sum(turn.usage.tokens for chain in verdict.samples for turn in chain) if verdict else 0
     if verdict and told != verdict.usage.tokens:
-        costs, names = [known_units(verdict.usage, 0)], []  # the judgements do not tell what each of them took
+        costs, first, names = [known_units(verdict.usage, 0)], (), []  # the judgements do not tell what each took
     return Sample(
         text=candidate.text,
         answer=candidate.answer,
@@ -274,6 +327,7 @@ def _sample(judged: Judged, verdict: Verdict | None, right: bool, single: bool) 
         chains=chains,
         generate=known_units(candidate.usage, len(candidate.text)),
         verify=costs,
+        first=first,
         prefixes=names,
         sure=math.exp(candidate.mean_logprob),
     )

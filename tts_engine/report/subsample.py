@@ -186,16 +186,17 @@ def _weights(how: str, taken: Array, value: Array, groups: Array) -> Array:
 def cost(pool: Pool, n: int, k: int) -> Array:
     """[units] expected cost of n solutions, each different prefix of steps among them judged by k chains.
 
-    A prefix of m of the pool's N solutions is among n of them with chance 1 - C(N - m, n) / C(N, n).
+    A prefix of m of the pool's N solutions is among n of them with chance 1 - C(N - m, n) / C(N, n). The prompt that
+    all share is paid once, by solutions and by judgements; the first chain on a prefix pays for what others read too.
     """
-    spent: Array = n * pool.generate.mean(axis=0)
+    spent: Array = pool.once[0] + n * pool.generate.mean(axis=0)
     if k:
         counts = np.zeros(len(pool.verify), dtype=np.int64)
         for path, solutions in zip(pool.paths, np.bincount(pool.text, minlength=len(pool.paths)), strict=True):
             counts[path] += solutions
         subsets = math.comb(pool.size, n)
         present = np.array([1.0 - math.comb(pool.size - int(m), n) / subsets for m in counts])
-        spent = spent + present @ pool.verify * k
+        spent = spent + pool.once[1] + present @ (pool.verify[:, 0] + (k - 1) * pool.verify[:, 1])
     return spent
 
 
