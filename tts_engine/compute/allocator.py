@@ -172,7 +172,7 @@ class Purchase:
 
 
 STOP = Purchase("stop")
-ASKS = 4
+ASKS = 6
 """Votes that a plan looks ahead where an answer may get one; half of them where it may get two, and so on."""
 RARE = 0.02
 """Outcomes of a draw less likely than this are not planned for."""
