@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 import tts_engine
+from tests.cli.conftest import exit_code
 from tts_engine.cli.run import main
 
 Run = Callable[..., tuple[int, str, str]]
@@ -47,10 +48,7 @@ def run(
         path.write_text(stdin)
         with path.open() as file:
             monkeypatch.setattr(sys, "stdin", file)
-            try:
-                code = main([*arguments, "--config", str(config_file)])
-            except SystemExit as error:
-                code = int(error.code or 0)
+            code = exit_code(main, [*arguments, "--config", str(config_file)])
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 

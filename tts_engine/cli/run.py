@@ -7,14 +7,12 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from tts_engine import __version__
-from tts_engine.cli.common import Parser, guarded, positive
+from tts_engine.cli.common import add_options, guarded, make_parser, positive
 
 STRATEGIES = (
     "beam (default), dvts, mcts, best-of-n, self-consistency, adaptive-self-consistency, particle-filter, refine,"
     " revise, beam-refine, budget-forcing, adaptive-allocation"
 )
-VERIFIERS = "genprm (default), prm, thinkprm, judge, outcome, confidence, checker, ensemble, cascade, none"
 
 EPILOG = """\
 examples:
@@ -30,17 +28,13 @@ A value comes from the defaults, then --config, then --set, then the other optio
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    command = Parser(
-        prog="tts-run",
-        description="Solve problems by search: one model writes solutions step by step, another verifies them.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    command = make_parser(
+        "tts-run", "Solve problems by search: one model writes solutions step by step, another verifies them.", EPILOG
     )
     _add_problems(command.add_argument_group("problems"))
     _add_search(command.add_argument_group("search"))
     _add_models(command.add_argument_group("models and configuration"))
     _add_run(command.add_argument_group("run"))
-    command.add_argument("--version", action="version", version=f"tts-engine {__version__}")
     return command
 
 
@@ -54,22 +48,18 @@ def _add_search(group: Any) -> None:  # noqa: ANN401
     group.add_argument("--strategy", metavar="NAME", help=STRATEGIES)
     group.add_argument("--n", type=positive, metavar="N", help="candidates")
     group.add_argument("--select", metavar="RULE", help="weighted (default), best, majority, ...")
-    group.add_argument("--verifier", metavar="NAME", help=VERIFIERS)
+    add_options(group, "--verifier")
     group.add_argument(
         "--verifier-samples", type=sample_number, metavar="K", help="judgements of each candidate; or auto[:MOST]"
     )
     group.add_argument("--budget", metavar="LIMITS", help="for the run, both models: tokens=2M,flops=1e15,seconds=10m")
     group.add_argument("--budget-per-problem", metavar="LIMITS", help="the same, for each problem")
     group.add_argument("--allocate", choices=("even", "adaptive"), help="how a budget is spread over the problems")
-    group.add_argument("--seed", type=int, metavar="S", help="of every random draw")
+    add_options(group, "--seed")
 
 
 def _add_models(group: Any) -> None:  # noqa: ANN401
-    group.add_argument("--policy", metavar="DIR", help="model that writes: folder in Hugging Face format, or hub name")
-    group.add_argument("--verifier-model", metavar="DIR", help="model that verifies")
-    group.add_argument("--config", metavar="FILE", help="YAML configuration")
-    group.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any key of the configuration")
-    group.add_argument("--unsafe-sandbox", action="store_true", help="run checks even where they cannot be confined")
+    add_options(group, "--policy", "--verifier-model", "--config", "--set", "--unsafe-sandbox")
 
 
 def _add_run(group: Any) -> None:  # noqa: ANN401
@@ -78,12 +68,16 @@ def _add_run(group: Any) -> None:  # noqa: ANN401
         "--resume", nargs="?", const="", metavar="DIR", help="continue a run: DIR, else --out, else the last in runs/"
     )
     group.add_argument("--concurrency", type=positive, metavar="C", help="problems at once")
+    group.add_argument("--ray", metavar="ADDRESS", help="share the problems out over a Ray cluster: auto, or HOST:PORT")
+    group.add_argument(
+        "--ray-workers", type=positive, metavar="W", help="workers there (default: what it has room for)"
+    )
     group.add_argument("--no-baseline", action="store_true", help="do not compare with plain samples")
     group.add_argument("--metrics-port", metavar="[HOST:]PORT", help="serve metrics to Prometheus while it runs")
     group.add_argument(
         "--explain", nargs="?", const="", metavar="DEVICE", help="only say what vLLM engines would get (H100, GPU:24)"
     )
-    group.add_argument("--json", action="store_true", help="print the summary as JSON instead of the report")
+    add_options(group, "--json")
     group.add_argument("--quiet", action="store_true", help="no progress, and only the answers or the accuracy")
 
 

@@ -9,8 +9,8 @@ import os
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Sequence
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 from rich.console import Console
 
 from tts_engine import __version__
+from tts_engine.cli.common import given, models
 from tts_engine.cli.sources import pick_problems, pick_run
 from tts_engine.compute.budget import Budget
 from tts_engine.config import Config, lookup
@@ -30,6 +31,7 @@ from tts_engine.report.words import percent
 from tts_engine.report.writer import RunFolder
 from tts_engine.resolving import resolved
 from tts_engine.run import Engine, Event, OnEvent
+from tts_engine.scaleout.fleet import Fleet
 from tts_engine.selection import select
 from tts_engine.strategies import STRATEGIES
 from tts_engine.types import Outcome, Problem
@@ -46,6 +48,8 @@ class Job:
     single: bool
     metrics: str | None = None
     """Where Prometheus finds metrics while it runs: `PORT` or `HOST:PORT`."""
+    ray: str | None = None
+    """Address of the Ray cluster whose workers solve the problems; None solves them in this process."""
 
 
 @dataclass(kw_only=True)
@@ -55,6 +59,8 @@ class Results:
     found: dict[str, Outcome] = field(default_factory=dict)
     plain: dict[str, Outcome] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    ray: dict[str, Any] = field(default_factory=dict)
+    """What happened to the workers, where there were some."""
 
 
 def execute(arguments: Namespace) -> int:
@@ -95,6 +101,8 @@ def prepare(arguments: Namespace, stderr: Console) -> Job:
     Raises:
         UsageError: with what is wrong and the fix; nothing has been written.
     """
+    if arguments.ray_workers and not arguments.ray:
+        raise ConfigError("--ray-workers needs a cluster: add --ray auto, or its address")
     resumed = pick_run(arguments)
     stored_config, stored = resumed.load() if resumed else (None, [])
     base = arguments.config or (resumed.config if resumed else None)
@@ -110,29 +118,26 @@ def prepare(arguments: Namespace, stderr: Console) -> Job:
         resume=resumed is not None,
         single=len(problems) == 1,
         metrics=arguments.metrics_port,
+        ray=arguments.ray,
     )
 
 
 def overrides(arguments: Namespace) -> dict[str, Any]:
     """The options of the command line as a nested configuration."""
+    shared = models(arguments)
     options = {
         "strategy": {"name": _strategy_name(arguments), "n": arguments.n, "select": arguments.select},
-        "verifier": {
-            "name": arguments.verifier,
-            "samples": arguments.verifier_samples,
-            "model": arguments.verifier_model,
-        },
-        "policy": {"model": arguments.policy},
+        "verifier": shared["verifier"] | {"samples": arguments.verifier_samples},
         "budget": limits(arguments.budget) | {"per_problem": limits(arguments.budget_per_problem)},
-        "sandbox": {"unsafe": arguments.unsafe_sandbox or None},
         "run": {
             "seed": arguments.seed,
             "concurrency": arguments.concurrency,
             "allocate": None if arguments.allocate == "even" else arguments.allocate,
             "baseline": False if arguments.no_baseline else None,
         },
+        "ray": {"workers": arguments.ray_workers},
     }
-    return _given(options)
+    return given(shared | options)
 
 
 def _strategy_name(arguments: Namespace) -> str | None:
@@ -152,8 +157,7 @@ async def solve(job: Job, results: Results, stderr: Console, *, quiet: bool) -> 
     started = time.monotonic()
     if not quiet:
         stderr.print(_plan(job))
-    journal = job.folder.journal if job.config.run.journal else None
-    async with Engine(job.config, journal=journal, resume=job.resume) as engine:
+    async with _engine(job, results, stderr, quiet=quiet) as engine:
         results.seconds["load"] = time.monotonic() - started
         if not quiet:
             for line in engine.explain():
@@ -170,6 +174,28 @@ async def solve(job: Job, results: Results, stderr: Console, *, quiet: bool) -> 
         results.seconds["search"] = time.monotonic() - started - results.seconds["load"]
         await _compare(job, engine, results, stderr, quiet=quiet)
         results.seconds["total"] = time.monotonic() - started
+
+
+@asynccontextmanager
+async def _engine(job: Job, results: Results, stderr: Console, *, quiet: bool) -> AsyncIterator[Engine | Fleet]:
+    """What solves the problems: an engine here, or workers on a cluster."""
+    journal = job.folder.journal if job.config.run.journal else None
+    if job.ray is None:
+        async with Engine(job.config, journal=journal, resume=job.resume) as engine:
+            yield engine
+        return
+
+    def say(line: str) -> None:
+        if not quiet:
+            stderr.print(line, style="yellow", soft_wrap=True)
+
+    count = len(job.problems)
+    fleet = Fleet(job.config, job.ray, journal=journal, resume=job.resume, problems=count, say=say)
+    try:
+        async with fleet:
+            yield fleet
+    finally:
+        results.ray = fleet.report()
 
 
 def _together(*listeners: OnEvent) -> OnEvent:
@@ -193,7 +219,7 @@ def _telemetry(stack: ExitStack, metrics: str | None) -> list[OnEvent]:
     return [open_telemetry(stack, metrics).on_event]
 
 
-async def _compare(job: Job, engine: Engine, results: Results, stderr: Console, *, quiet: bool) -> None:
+async def _compare(job: Job, engine: Engine | Fleet, results: Results, stderr: Console, *, quiet: bool) -> None:
     """Plain samples of the problems that have a reference; the search's own where it drew plain samples anyway."""
     graded = [outcome.problem for outcome in results.found.values() if outcome.correct is not None]
     if not job.config.run.baseline or not graded or job.single:
@@ -231,6 +257,7 @@ def _keep(job: Job, results: Results, *, complete: bool) -> dict[str, Any]:
         "complete": complete,
         **summarize(ordered, plain if len(plain) == len(ordered) or complete else (), seed=config.run.seed),
         "seconds": {name: round(value, 3) for name, value in results.seconds.items()},
+        **({"ray": results.ray} if results.ray else {}),
     }
     job.folder.write(ordered, summary)
     return summary
@@ -278,12 +305,6 @@ def _fitting(config: Config) -> Config:
     if "samples" in inspect.signature(strategy).parameters:
         return config
     return config.model_copy(update={"verifier": config.verifier.model_copy(update={"name": "none"})})
-
-
-def _given(options: dict[str, Any]) -> dict[str, Any]:
-    """Without what the command line left open."""
-    nested = {key: _given(value) if isinstance(value, dict) else value for key, value in options.items()}
-    return {key: value for key, value in nested.items() if value is not None and value != {}}
 
 
 def _new_folder(strategy: str) -> Path:

@@ -112,6 +112,13 @@ def _notes(summary: Mapping[str, Any]) -> Iterator[Text]:
         yield Text(f"failures: {_counts(summary['failures'])}", style="red")
     if summary.get("retries"):
         yield Text(f"model calls made again: {_counts(summary['retries'])}", style="yellow")
+    if summary.get("ray", {}).get("lost"):
+        yield Text(_losses(summary["ray"]), style="yellow")
+
+
+def _losses(ray: Mapping[str, Any]) -> str:
+    given_up = f", {ray['given_up']} given up" if ray["given_up"] else ""
+    return f"workers lost: {len(ray['lost'])} ({ray['lost'][-1]}); problems moved to another: {ray['moved']}{given_up}"
 
 
 def _headline(outcome: Outcome) -> RenderableType:
