@@ -61,14 +61,21 @@ class CheckerJudge:
             return self._answer(steps)
         if self._verifier.check == "tests":
             return await self._tests(steps)
-        found = load(self._verifier.check)(self._problem, steps)
-        return as_verdict(await found if inspect.isawaitable(found) else found, len(steps))
+        return as_verdict(await self._own(steps), len(steps))
 
     def publish(self) -> None:
         """Nothing is shared."""
 
     async def close(self) -> None:
         """Nothing is held."""
+
+    async def _own(self, steps: tuple[str, ...]) -> Any:  # noqa: ANN401  # whatever the user's function returns
+        check = load(self._verifier.check)
+        try:
+            found = check(self._problem, steps)
+            return await found if inspect.isawaitable(found) else found
+        except Exception as error:
+            raise VerifierError(f"{self._verifier.check} raised {type(error).__name__}: {error}") from error
 
     def _answer(self, steps: tuple[str, ...]) -> Verdict:
         if self._problem.answer is None:

@@ -120,8 +120,9 @@ def test_a_run_is_resumed_without_paying_again(run: Run, steps_file: Path) -> No
 
 def test_items_that_fail_are_counted_not_scored(run: Run, steps_file: Path) -> None:
     steps_file.write_text(f"{steps_file.read_text()}\n{json.dumps({'problem': '?', 'steps': ['a'], 'label': -1})}\n")
-    code, out, _ = run("processbench", str(steps_file), "--verifier-samples", "1", "--out", "r")
+    code, out, err = run("processbench", str(steps_file), "--verifier-samples", "1", "--out", "r")
     assert code == 0
+    assert "1 of 41 items failed, the first with BackendError: " in err
     assert read("r/summary.json")["failures"] == {"BackendError": 1}
     assert "items that could not be judged: BackendError 1" in out
 
@@ -134,6 +135,16 @@ def test_malformed_rows_are_an_error_unless_they_are_skipped(run: Run, steps_fil
     code, out, _ = run("processbench", str(steps_file), "--skip-malformed", "--limit", "4")
     assert code == 0
     assert "1 malformed rows left out" in out
+
+
+def test_a_set_that_was_sampled_is_not_another_one(run: Run, steps_file: Path) -> None:
+    Path("r").mkdir()
+    Path("r/labelled.jsonl").write_text(steps_file.read_text())
+    code, _, err = run("processbench", "embedded", "--limit", "41", "--out", "r", "--resume")
+    assert code == 2
+    assert "holds 40 solutions, not 41" in err
+    assert run("processbench", "embedded", "--limit", "4", "--verifier-samples", "1", "--out", "r", "--resume")[0] == 0
+    assert read("r/summary.json")["items"] == 4
 
 
 def test_recorded_predictions_are_scored(run: Run, steps_file: Path) -> None:

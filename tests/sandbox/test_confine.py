@@ -11,10 +11,10 @@ import pytest
 _PROGRAM = """
 import os, socket, sys
 from tts_engine.sandbox import confine
-phrases = confine.confine(folder=sys.argv[1], readable=[], landlock=False)
+phrases = confine.confine(None)
 assert any("no file opens" in phrase for phrase in phrases), phrases
 try:
-    exec(sys.argv[2])
+    exec(sys.argv[1])
 except OSError as error:
     print(type(error).__name__)
 sys.stdout.flush()
@@ -33,7 +33,7 @@ os._exit(0)
     ],
 )
 def test_seccomp_alone_closes_all_files(tmp_path: Path, code: str, output: str) -> None:
-    command = [sys.executable, "-c", _PROGRAM, str(tmp_path), code]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", _PROGRAM, code]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
     assert result.stdout.strip() == output
     assert list(tmp_path.iterdir()) == []

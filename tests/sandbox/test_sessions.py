@@ -18,7 +18,7 @@ import pytest
 from tts_engine.errors import SandboxError
 from tts_engine.formats.code import NO_CODE, TIMED_OUT, extract_code
 from tts_engine.sandbox import Limits, SubprocessSandbox, worker
-from tts_engine.sandbox.zygote import Zygote
+from tts_engine.sandbox.zygote import Fork, Zygote
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -48,6 +48,12 @@ async def test_outputs_are_those_of_the_protocol(hasty: SubprocessSandbox, prepa
         code = extract_code(case["text"]) if "open" not in case["text"] else "print('open"
         output = NO_CODE if code is None else (await session.run(code)).output
         assert output == case["output"]
+
+
+async def test_a_statement_inside_a_text_is_no_statement(sandbox: SubprocessSandbox) -> None:
+    session = sandbox.session()
+    assert (await session.run("x = '''\nimport this\n'''\nprint(len(x))")).output == "13"
+    assert (await session.run("print(x.strip())")).output == "import this"
 
 
 async def test_names_persist_between_calculator_and_interpreter(sandbox: SubprocessSandbox) -> None:
@@ -281,6 +287,21 @@ async def test_without_protections_it_refuses_unless_told() -> None:
     refusal, allowed = result.stdout.splitlines()
     assert "--unsafe-sandbox" in refusal
     assert allowed == "(3, 'True')"
+
+
+async def test_an_interpreter_that_is_not_confined_is_given_no_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    fork = Zygote.fork
+
+    async def unconfined(self: Zygote, flags: int) -> Fork:
+        child = await fork(self, flags)
+        child.protected = bool(flags & worker.CALCULATOR)
+        return child
+
+    monkeypatch.setattr(Zygote, "fork", unconfined)
+    async with SubprocessSandbox() as sandbox:
+        assert (await sandbox.session().run("print(1 + 1)")).output == "2"
+        with pytest.raises(SandboxError, match="cannot confine"):
+            await sandbox.session().run(f"{FORCE_INTERPRETER}print(1)")
 
 
 async def test_an_interpreter_that_cannot_start_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:

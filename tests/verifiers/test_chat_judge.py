@@ -54,6 +54,11 @@ async def test_a_critique_that_is_cut_off_says_nothing(scripted: Scripted) -> No
         ("\\boxed{3}", None),
         ("\\boxed{-2}", None),
         ("\\boxed{x}", None),
+        ("\\boxed{<paragraph_2>}", 2),
+        (" 1\n", 1),
+        ("-1", -1),
+        ("3", None),
+        ("It is 1.", None),
         ("", None),
     ],
 )

@@ -68,13 +68,15 @@ async def test_the_users_function(sandbox: SubprocessSandbox, calls: Calls, modu
     async def whole(problem: Problem, steps: Sequence[str]) -> bool:
         return len(steps) == 2
 
-    vars(module).update(short=short, whole=whole, wrong=lambda problem, steps: 7)
+    vars(module).update(short=short, whole=whole, wrong=lambda problem, steps: 7, few=lambda problem: 1)
     by_step = await judge(Checker(sandbox=sandbox, check="users:short"), calls, "ab", "abcdef")
     assert (by_step.step_scores, by_step.value, by_step.first_error()) == ((1.0, 0.2), 0.2, 1)
     as_one = await judge(Checker(sandbox=sandbox, check="users:whole"), calls, "ab", "abcdef")
     assert (as_one.step_scores, as_one.value) == ((), 1.0)
     with pytest.raises(VerifierError, match="returned 7, not a number"):
         await judge(Checker(sandbox=sandbox, check="users:wrong"), calls, "a")
+    with pytest.raises(VerifierError, match="users:few raised TypeError"):
+        await judge(Checker(sandbox=sandbox, check="users:few"), calls, "a")
 
 
 @pytest.mark.parametrize("name", ["answers", "users:none", "no_such_module:f"])

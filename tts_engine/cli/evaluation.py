@@ -58,7 +58,11 @@ def processbench(arguments: Namespace) -> int:
     if folder:
         _write(folder, config, records, summary, stderr)
     _show(summary, arguments, bench_report(summary), summary["samples"][str(samples[-1])]["mean"])
-    return int(all(found["failure"] for found in records))
+    failures = [found["failure"] for found in records if found["failure"]]
+    if failures:
+        text = f"{len(failures)} of {len(records)} items failed, the first with {failures[0]}"
+        stderr.print(text, soft_wrap=True, markup=False)
+    return int(len(failures) == len(records))
 
 
 def score(arguments: Namespace) -> int:

@@ -36,19 +36,19 @@ def messages(problem: str, steps: Sequence[str], task: str) -> tuple[Message, ..
 def index_of(text: str, steps: int) -> int | None:
     r"""The index of the first wrong paragraph, -1 for none; None where the answer says neither.
 
-    >>> index_of(r"\boxed{-1}", 3), index_of(r"\boxed{<paragraph_1>}", 3), index_of(r"\boxed{7}", 3)
-    (-1, 1, None)
+    A reply that is nothing but a number counts (small models leave the box out).
+
+    >>> index_of(r"\boxed{-1}", 3), index_of(r"\boxed{<paragraph_1>}", 3), index_of("2", 3), index_of(r"\boxed{7}", 3)
+    (-1, 1, 2, None)
     """
-    answer = extract_answer(text) or ""
-    tagged = _PARAGRAPH.search(answer)
+    answer = extract_answer(text) or text.strip()
+    tagged = _PARAGRAPH.fullmatch(answer)
     found = tagged[1] if tagged else answer
     return int(found) if _INTEGER.fullmatch(found) and -1 <= int(found) < steps else None
 
 
 def grade_of(text: str) -> float | None:
-    r"""The boxed grade as a share, or that of a reply that is nothing but a number (small models leave the box out).
-
-    None where there is none in its range.
+    r"""The boxed grade, or that of a reply that is nothing but a number, as a share; None where it is out of range.
 
     >>> grade_of(r"So \boxed{7}"), grade_of(r"\boxed{8/10}"), grade_of("9"), grade_of(r"\boxed{12}")
     (0.7, 0.8, 0.9, None)

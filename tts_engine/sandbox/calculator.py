@@ -82,8 +82,18 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "str": str,
     "sum": sum,
 }
+_STATEMENT = re.compile(r"^[ \t]*(?:assert|class|def|del|for|from|import|raise|try|while|with)\b", re.MULTILINE)
 _FORMAT = re.compile(r",?(\.\d{1,2})?[fdeg%]?")
 _ERRORS = (ArithmeticError, NameError, SyntaxError)
+
+
+def hopeless(code: str) -> bool:
+    """Whether asking the calculator is hardly worth it: a line starts with the word of a statement that it declines.
+
+    >>> hopeless("import sympy"), hopeless("x = 5"), hopeless("x = imports")
+    (True, False, False)
+    """
+    return len(code) > MAX_CODE or _STATEMENT.search(code) is not None
 
 
 class Calculator:

@@ -1,6 +1,7 @@
 """What the kernel can take away from a process, without root: rlimits, Landlock, seccomp (Linux, x86_64 and aarch64).
 
-Called in a freshly forked child before it runs anything. Standard library only: the worker loads this file by its path.
+`confine` is called in a freshly forked child before it runs anything; what it needs is made ready before the fork,
+where it costs no copies of memory. Standard library only: the worker loads this file by its path.
 Sources: landlock(7), seccomp(2), linux/landlock.h, linux/seccomp.h and the system call tables of both architectures.
 """
 
@@ -52,13 +53,13 @@ _KILL, _ALLOW, _REFUSE = 0x80000000, 0x7FFF0000, 0x00050001  # refuse: error EPE
 def prepare() -> None:
     """Do once, before forking, what every fork would do again."""
     _libc()
-    if machine := _machine():
-        for may_open in (True, False):
-            _program(*machine, may_open)
+    if _machine():
+        _filter(may_open=True)
+        _filter(may_open=False)
 
 
-def limit_resources(*, mapped: int, memory: int, cpu: int | None, file_size: int) -> str:
-    """Set the rlimits of this process, for good; returns the phrase that describes them.
+def limits(*, mapped: int, memory: int, cpu: int | None, file_size: int) -> list[tuple[int, tuple[int, int]]]:
+    """The rlimits of a process that is to be confined: which, (soft, hard).
 
     Args:
         mapped: bytes of address space that are in use (`mapped_bytes`).
@@ -66,47 +67,76 @@ def limit_resources(*, mapped: int, memory: int, cpu: int | None, file_size: int
         cpu: CPU seconds over the life of the process (None: no limit).
         file_size: bytes of each file written.
     """
-    limits = {
+    wanted = {
         resource.RLIMIT_AS: mapped + memory,
         resource.RLIMIT_FSIZE: file_size,
         resource.RLIMIT_NOFILE: 32,
         resource.RLIMIT_NPROC: 0,
         resource.RLIMIT_CORE: 0,
     }
-    for which, limit in limits.items():
-        _lower(which, limit)
-    if cpu is not None:
-        _lower(resource.RLIMIT_CPU, cpu, grace=1)
-    return "rlimits on memory, CPU time, file size, open files and processes"
+    found = [(which, _at_most(which, limit)) for which, limit in wanted.items()]
+    return found if cpu is None else [*found, (resource.RLIMIT_CPU, _at_most(resource.RLIMIT_CPU, cpu, grace=1))]
 
 
-def confine(*, folder: str, readable: Iterable[str], landlock: bool = True) -> tuple[str, ...]:
-    """Take files, network, other processes and new processes away from this process, for good.
+LIMITED = "rlimits on memory, CPU time, file size, open files and processes"
+"""The phrase for `limits`."""
 
-    With Landlock, libraries can be read and `folder` can be written. Without it no file can be opened at all, so what
-    was not imported before stays out of reach.
+
+def ruleset(folder: str, readable: Iterable[str]) -> int | None:
+    """A Landlock ruleset, made before the fork that it confines: libraries can be read and `folder` can be written.
 
     Args:
         folder: the temporary folder.
         readable: folders of libraries.
-        landlock: False: do as if the kernel had none.
+
+    Returns:
+        Its descriptor; None when the kernel has no Landlock.
+    """
+    version = _landlock_version()
+    if version < 1:
+        return None
+    rights = sum(bits for since, bits in _FILE_RIGHTS.items() if since <= version)
+    network = _NETWORK if version >= _NETWORK_SINCE else 0
+    scope = _SCOPE if version >= _SCOPE_SINCE else 0
+    size = 24 if scope else 16 if network else 8
+    attributes = struct.pack("<QQQ", rights, network, scope)
+    rules: int = _libc().syscall(_LANDLOCK_CREATE_RULESET, attributes, ctypes.c_size_t(size), 0)
+    if rules < 0:
+        return None
+    for path, wanted in [*((path, _READ) for path in readable), (folder, _WRITE)]:
+        _allow_beneath(rules, path, wanted & rights)
+    return rules
+
+
+def confine(rules: int | None) -> tuple[str, ...]:
+    """Take files, network, other processes and new processes away from this process, for good.
+
+    Args:
+        rules: of `ruleset`. Without them no file can be opened at all, so what was not imported before stays out of
+            reach.
 
     Returns:
         A phrase for each protection now active; empty when the kernel offers no seccomp (nothing is confined then).
     """
-    machine = _machine()
-    if machine is None or not _die_with_parent():
+    if _machine() is None or not _die_with_parent():
         return ()
-    files = landlock and _restrict_files(folder, readable)
-    if not _filter_calls(*machine, may_open=files):
+    files = rules is not None and _libc().syscall(_LANDLOCK_RESTRICT_SELF, rules, 0) == 0
+    if _libc().prctl(_PR_SET_SECCOMP, 2, _filter(may_open=files)[0], 0, 0):
         return ()
     confined = "Landlock: files only in a temporary folder, libraries read-only" if files else "seccomp: no file opens"
     return (confined, "seccomp: no network, no new process or thread, no signal to another process")
 
 
+@lru_cache(maxsize=1)
 def _machine() -> tuple[int, int] | None:
     known = sys.platform == "linux" and sys.byteorder == "little"
     return _ARCHITECTURES.get(platform.machine()) if known else None
+
+
+@lru_cache(maxsize=1)
+def _landlock_version() -> int:
+    known = _machine() is not None
+    return _libc().syscall(_LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), 1) if known else -1
 
 
 def _die_with_parent() -> bool:
@@ -115,43 +145,25 @@ def _die_with_parent() -> bool:
     return bool(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0)
 
 
-def _restrict_files(folder: str, readable: Iterable[str]) -> bool:
-    libc = _libc()
-    version = libc.syscall(_LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), 1)
-    if version < 1:
-        return False
-    rights = sum(bits for since, bits in _FILE_RIGHTS.items() if since <= version)
-    network = _NETWORK if version >= _NETWORK_SINCE else 0
-    scope = _SCOPE if version >= _SCOPE_SINCE else 0
-    size = 24 if scope else 16 if network else 8
-    attributes = struct.pack("<QQQ", rights, network, scope)
-    ruleset = libc.syscall(_LANDLOCK_CREATE_RULESET, attributes, ctypes.c_size_t(size), 0)
-    if ruleset < 0:
-        return False
-    for path, wanted in [*((path, _READ) for path in readable), (folder, _WRITE)]:
-        _allow_beneath(ruleset, path, wanted & rights)
-    done: int = libc.syscall(_LANDLOCK_RESTRICT_SELF, ruleset, 0)
-    os.close(ruleset)
-    return done == 0
-
-
-def _allow_beneath(ruleset: int, path: str, rights: int) -> None:
+def _allow_beneath(rules: int, path: str, rights: int) -> None:
     try:
         beneath = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except OSError:  # it is not there, or not for us: nothing is allowed
         return
-    _libc().syscall(_LANDLOCK_ADD_RULE, ruleset, 1, struct.pack("<Qi", rights, beneath), 0)
+    _libc().syscall(_LANDLOCK_ADD_RULE, rules, 1, struct.pack("<Qi", rights, beneath), 0)
     os.close(beneath)
 
 
-def _filter_calls(column: int, architecture: int, may_open: bool) -> bool:
-    program = _program(column, architecture, may_open)
-    buffer = ctypes.create_string_buffer(program, len(program))
-    filter_ = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(buffer))
-    return bool(_libc().prctl(_PR_SET_SECCOMP, 2, filter_, 0, 0) == 0)
-
-
 @lru_cache
+def _filter(*, may_open: bool) -> tuple[bytes, object]:
+    """What prctl takes as seccomp filter, and the memory that it points to."""
+    machine = _machine()
+    assert machine is not None
+    program = _program(*machine, may_open)
+    buffer = ctypes.create_string_buffer(program, len(program))
+    return struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(buffer)), buffer
+
+
 def _program(column: int, architecture: int, may_open: bool) -> bytes:
     """The filter in classic BPF: a list of allowed calls, everything else fails with EPERM."""
     code = [_instruction(_LOAD, 4), _instruction(_IF_EQUAL, architecture, 1, 0), _instruction(_RETURN, _KILL)]
@@ -187,10 +199,11 @@ def _numbers(table: str, column: int) -> list[int]:
     return [int(row[1 + column]) for row in rows if row[1 + column] != "-"]
 
 
-def _lower(which: int, limit: int, grace: int = 0) -> None:
+def _at_most(which: int, limit: int, grace: int = 0) -> tuple[int, int]:
+    """Soft and hard limit, no higher than what this process has; `grace` lies between the two."""
     hard = resource.getrlimit(which)[1]
     ceiling = limit + grace if hard == resource.RLIM_INFINITY else min(limit + grace, hard)
-    resource.setrlimit(which, (min(limit, ceiling), ceiling))
+    return min(limit, ceiling), ceiling
 
 
 def mapped_bytes() -> int:

@@ -171,7 +171,7 @@ class SubprocessSandbox:
         for _ in range(ATTEMPTS):
             zygote, arithmetic = await self._processes()
             try:
-                if session.simple and len(code) <= calculator.MAX_CODE:
+                if session.simple and not calculator.hopeless(code):
                     reply = await self._calculate(zygote, arithmetic, session.log, code)
                     if reply is not None:
                         return reply
@@ -218,16 +218,22 @@ class SubprocessSandbox:
 
     async def _start_calculator(self, zygote: Zygote) -> Fork:
         try:
-            child = await zygote.fork(worker.CALCULATOR)
+            child = await self._fork(zygote, worker.CALCULATOR)
         except (Lost, TimeoutError) as error:
             raise SandboxError("the sandbox's processes cannot be started") from error
+        wall = f"every run is killed after {self.limits.wall:g} s"
+        self._protections = (*child.protections, "empty environment, no input, a process per chain", wall)
+        return child
+
+    async def _fork(self, zygote: Zygote, flags: int) -> Fork:
+        """A process that is confined, or the user's word that it need not be; it has been told nothing yet."""
+        child = await zygote.fork(flags)
         if not child.protected and not self._unsafe:
+            zygote.discard(child)
             raise SandboxError(
                 "this machine cannot confine model-written code (the kernel offers no seccomp filter);"
                 " run on Linux, or accept the risk with --unsafe-sandbox"
             )
-        wall = f"every run is killed after {self.limits.wall:g} s"
-        self._protections = (*child.protections, "empty environment, no input, a process per chain", wall)
         return child
 
     async def _calculate(self, zygote: Zygote, child: Fork, log: tuple[str, ...], code: str) -> _Reply | None:
@@ -247,8 +253,11 @@ class SubprocessSandbox:
         Raises:
             Lost: the zygote died, so nothing can be said about the code.
         """
-        child = self._idle.pop(session, None) or await self._new_interpreter(zygote, (*session.log, code))
-        child.signal(signal.SIGCONT)
+        child = self._idle.pop(session, None)
+        if child is None:
+            child = await self._new_interpreter(zygote, (*session.log, code))
+        else:
+            child.signal(signal.SIGCONT)
         try:
             for text in (*session.log[child.ran :], code):
                 kind, output = await child.channel.ask(text, self.limits.wall)
@@ -267,7 +276,7 @@ class SubprocessSandbox:
     async def _new_interpreter(self, zygote: Zygote, texts: tuple[str, ...]) -> Fork:
         wanted = [flag for flag, module in worker.PRELOAD.items() if re.search(rf"\b{module}\b", "\n".join(texts))]
         try:
-            return await zygote.fork(sum(wanted))
+            return await self._fork(zygote, sum(wanted))
         except TimeoutError as error:
             raise SandboxError("a sandbox process did not start in time") from error
 
