@@ -1,16 +1,18 @@
 """How far a beam search with GenPRM saturates vLLM, and how much prefill it computes twice.
 
-    python benchmarks/saturation.py --problems 24 --n 16 --samples 4
+    python benchmarks/saturation.py --rounds 3 --save runs/saturation.jsonl
+    python benchmarks/saturation.py --policy DIR --verifier DIR --mode direct --dataset gsm8k/test.jsonl --problems 8
 
 Searches over two engines in this process (the embedded models unless others are named) and notes every model call. Then
 the same calls go straight to the same engines, their prefix caches emptied, as many in flight per model as the search
 had on average: no search, no sandbox, no ledger, no journal. The seeds are in the calls, so lengths are the same up to
 rounding. Search and raw run take turns (--rounds); the fraction is that of their generated tokens a second, its
-interval (t) over rounds.
+interval (t) over rounds. With --save rounds are kept, and the same command adds to them.
 
 Prefill: prompt tokens that were computed (not found in the cache) as a multiple of the unique prompt tokens, the nodes
-of the tree of all prompts. An engine caches whole blocks (--block-size) and shares nothing between prompts that arrive
-at the same moment, so it is above 1 where steps are short; below 1 where it reuses what was generated.
+of the tree of all prompts; below 1 where what was generated is found again. An engine caches whole blocks and computes
+at least the last token of every prompt, so no order of the calls gives less than `floor`: what is left when one call
+comes after the other and nothing is ever dropped from the cache.
 """
 
 from __future__ import annotations
@@ -22,93 +24,88 @@ import math
 import statistics
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+
+from bare import Calls, bare, noting
 
 from tts_engine import Engine, Problem
 from tts_engine.backends.vllm import VLLMBackend
 from tts_engine.config import Config
 from tts_engine.problems import load_problems
-from tts_engine.run import Event
-from tts_engine.types import Request
 
 T_95 = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57}
 """Student's t by degrees of freedom."""
+BLOCKS = (16, 1)
+"""Sizes of blocks, in tokens, whose floor is worked out besides: vLLM's on a GPU, and the tree itself."""
+Record = dict[str, Any]
 
 
 def configuration(options: argparse.Namespace) -> Config:
     """Two engines on this machine."""
     backend = {"slots": options.slots, "engine": {"block_size": options.block_size}}
+    backend |= {"context": options.context} if options.context else {}
     policy = {"backend": "vllm", "options": backend} | ({"model": options.policy} if options.policy else {})
     verifier = {"backend": "vllm", "options": backend, "samples": options.samples}
     verifier |= {"model": options.verifier} if options.verifier else {}
+    verifier |= {"params": {"mode": options.mode, "generation_prompt": True}} if options.mode else {}
     return Config.build({"policy": policy, "verifier": verifier, "strategy": {"name": "beam", "n": options.n}})
 
 
-class Prefixes:
-    """Unique prompt tokens: a token counts once for each different text before it."""
+class Tree:
+    """The prompts of a model as a tree of tokens: a token counts once for each different text before it.
 
-    def __init__(self) -> None:
-        self._seen: set[int] = set()
+    Attributes:
+        floor: least number of tokens that a cache of whole blocks leaves to be computed.
+    """
 
-    def add(self, tokens: Sequence[int]) -> None:
-        place = 0
-        for token in tokens:
-            place = hash((place, token))
-            self._seen.add(place)
+    def __init__(self, block: int) -> None:
+        self.floor = 0
+        self._block = block
+        self._prompts: set[int] = set()
+        self._cached: set[int] = set()
+
+    def add(self, prompt: Sequence[int], text: Sequence[int]) -> None:
+        """A call: its prompt and what it generated."""
+        places = _places([*prompt, *text])
+        self._prompts.update(places[: len(prompt)])
+        found = 0
+        while found + self._block < len(prompt) and places[found + self._block - 1] in self._cached:
+            found += self._block
+        self.floor += len(prompt) - found
+        self._cached.update(places[self._block - 1 :: self._block])
 
     def __len__(self) -> int:
-        return len(self._seen)
+        return len(self._prompts)
 
 
-async def search(
-    engine: Engine, problems: Sequence[Problem], seed: int, at_once: int
-) -> tuple[float, int, Counter[str], list[Request]]:
-    """Seconds, generated tokens, seconds of all calls of each model added up, and the calls of one search."""
-    requests: list[Request] = []
-    busy = Counter[str]()
-    tokens = 0
+def _places(tokens: Sequence[int]) -> list[int]:
+    """A number for each token together with all before it."""
+    places, place = [], 0
+    for token in tokens:
+        place = hash((place, token))
+        places.append(place)
+    return places
 
-    def note(event: Event) -> None:
-        nonlocal tokens
-        if event.kind == "call":
-            requests.append(event.data["request"])
-            tokens += event.data["completion"].tokens
-            busy[event.data["request"].model] += event.data["completion"].usage.seconds
 
+async def search(engine: Engine, problems: Sequence[Problem], seed: int, at_once: int) -> tuple[float, Calls, float]:
+    """Solve the problems, so many at once; seconds, the calls, and the seconds of all executed checks added up."""
+    calls: Calls = []
     gate = asyncio.Semaphore(at_once)
 
-    async def one(problem: Problem) -> None:
+    async def one(problem: Problem) -> float:
         async with gate:
-            await engine.solve(problem, seed=seed, on_event=note)
+            outcome = await engine.solve(problem, seed=seed, on_event=noting(calls))
+        return outcome.total.code_seconds
 
     started = time.perf_counter()
-    await asyncio.gather(*map(one, problems))
-    return time.perf_counter() - started, tokens, busy, requests
-
-
-async def raw(engine: Engine, requests: Sequence[Request], in_flight: Mapping[str, float]) -> tuple[float, int]:
-    """Seconds and generated tokens of the same calls, so many in flight per model, in the order of the search."""
-
-    async def feed(name: str) -> int:
-        todo = iter([request for request in requests if request.model == name])
-        done = 0
-
-        async def worker() -> None:
-            nonlocal done
-            for request in todo:
-                completion = await engine.backends[name].complete(request)
-                done += completion.tokens
-
-        await asyncio.gather(*(worker() for _ in range(max(1, round(in_flight[name])))))
-        return done
-
-    started = time.perf_counter()
-    counts = await asyncio.gather(*map(feed, engine.backends))
-    return time.perf_counter() - started, sum(counts)
+    checks = await asyncio.gather(*map(one, problems))
+    return time.perf_counter() - started, calls, sum(checks)
 
 
 async def reset(engine: Engine) -> None:
+    """Empty the prefix caches."""
     for backend in engine.backends.values():
         assert isinstance(backend, VLLMBackend)
         await backend.forget()
@@ -119,14 +116,63 @@ def computed(engine: Engine) -> Counter[str]:
     return Counter({name: int(c["prompt"] - c["cached"]) for name, c in engine.counters().items()})
 
 
-def unique(engine: Engine, requests: Sequence[Request]) -> Counter[str]:
-    """Unique prompt tokens, by model."""
-    trees = {name: Prefixes() for name in engine.backends}
-    for request in requests:
-        backend = engine.backends[request.model]
+def shape(backend: VLLMBackend, calls: Calls, block: int) -> Record:
+    """What the calls of one model look like: their number and mean lengths, the tree of their prompts."""
+    trees = {size: Tree(size) for size in (block, *BLOCKS)}
+    for request, completion in calls:
+        prompt = backend.tokens(request.prompt)
+        text = backend.tokens(request.prompt.then(completion.text))[len(prompt) :]
+        for tree in trees.values():
+            tree.add(prompt, text)
+    return {
+        "calls": len(calls),
+        "prompt": statistics.mean(completion.usage.prompt for _, completion in calls),
+        "generated": statistics.mean(completion.tokens for _, completion in calls),
+        "unique": len(trees[block]),
+        "floor": trees[block].floor,
+        **{f"floor with blocks of {size}": trees[size].floor for size in BLOCKS},
+    }
+
+
+async def one_round(engine: Engine, problems: Sequence[Problem], seed: int, options: argparse.Namespace) -> Record:
+    """A search, then the same calls without it."""
+    await reset(engine)
+    before, cpu = computed(engine), time.process_time()
+    seconds, calls, checks = await search(engine, problems, seed, options.at_once)
+    cpu, prefill = time.process_time() - cpu, computed(engine) - before
+    tokens = sum(completion.tokens for _, completion in calls)
+    models: dict[str, Record] = {}
+    for name, backend in engine.backends.items():
         assert isinstance(backend, VLLMBackend)
-        trees[request.model].add(backend.tokens(request.prompt))
-    return Counter({name: len(tree) for name, tree in trees.items()})
+        own = [(request, completion) for request, completion in calls if request.model == name]
+        busy = sum(completion.usage.seconds for _, completion in own)
+        models[name] = shape(backend, own, options.block_size) | {"in flight": busy / seconds, "prefill": prefill[name]}
+    await reset(engine)
+    bare_cpu = time.process_time()
+    in_flight = {name: found["in flight"] for name, found in models.items()}
+    alone, same = await bare(engine.backends, [request for request, _ in calls], in_flight)
+    return {
+        "search": {"seconds": seconds, "tokens": tokens, "client": cpu, "checks": checks},
+        "raw": {"seconds": alone, "tokens": same, "client": time.process_time() - bare_cpu},
+        "models": models,
+    }
+
+
+async def measure(options: argparse.Namespace) -> list[Record]:
+    """The rounds that are asked for, after those that were saved."""
+    problems = load_problems(options.dataset)[: options.problems]
+    rounds: list[Record] = []
+    if options.save and options.save.is_file():
+        rounds = [json.loads(line) for line in options.save.read_text(encoding="utf-8").splitlines()]
+    async with Engine(configuration(options), keep=False) as engine:
+        await search(engine, problems[:4], 10**6, 4)  # warm up
+        for _ in range(options.rounds):
+            rounds.append(await one_round(engine, problems, len(rounds), options))
+            if options.save:
+                options.save.parent.mkdir(parents=True, exist_ok=True)
+                with options.save.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(rounds[-1]) + "\n")
+    return rounds
 
 
 def interval(values: Sequence[float]) -> str:
@@ -138,53 +184,51 @@ def interval(values: Sequence[float]) -> str:
     return f"{mean:.2f} [{mean - half:.2f}, {mean + half:.2f}]"
 
 
-async def measure(options: argparse.Namespace) -> dict[str, Any]:
-    problems = load_problems(options.dataset)[: options.problems]
-    speeds: dict[str, list[float]] = {"search": [], "raw": []}
-    prefill, nodes, calls = Counter[str](), Counter[str](), 0
-    sizes: list[float] = []
-    async with Engine(configuration(options), keep=False) as engine:
-        await search(engine, problems[:4], 10**6, 4)  # warm up
-        for seed in range(options.rounds):
-            await reset(engine)
-            before = computed(engine)
-            took, tokens, busy, requests = await search(engine, problems, seed, options.at_once)
-            prefill.update(computed(engine) - before)
-            nodes.update(unique(engine, requests))
-            await reset(engine)
-            in_flight = {name: busy[name] / took for name in engine.backends}
-            bare, same = await raw(engine, requests, in_flight)
-            calls += len(requests)
-            sizes.append(sum(in_flight.values()))
-            speeds["search"].append(tokens / took)
-            speeds["raw"].append(same / bare)
-    fractions = [ours / theirs for ours, theirs in zip(speeds["search"], speeds["raw"], strict=True)]
-    return {
-        "problems": len(problems),
-        "rounds": options.rounds,
+def speed(found: Record) -> float:
+    """Generated tokens a second."""
+    return float(found["tokens"] / found["seconds"])
+
+
+def summary(rounds: Sequence[Record]) -> Record:
+    """All rounds together. `client` is the processor time of this process, in milliseconds a call; `checks in flight`
+    the mean number of Python checks that run at once."""
+    searches = [one["search"] for one in rounds]
+    calls = sum(model["calls"] for one in rounds for model in one["models"].values())
+    found: Record = {
+        "rounds": len(rounds),
         "calls": calls,
-        "block_size": options.block_size,
-        "calls_in_flight": round(statistics.mean(sizes), 1),
-        "search_tokens_per_second": round(statistics.mean(speeds["search"])),
-        "raw_tokens_per_second": round(statistics.mean(speeds["raw"])),
-        "fraction": interval(fractions),
-        "prefill_over_unique": {name: round(prefill[name] / nodes[name], 3) for name in nodes},
+        "checks in flight": round(statistics.mean(one["checks"] / one["seconds"] for one in searches), 2),
+        "fraction": interval([speed(one["search"]) / speed(one["raw"]) for one in rounds]),
     }
+    for how in ("search", "raw"):
+        found[f"{how}: tokens a second"] = interval([speed(one[how]) for one in rounds])
+        found[f"{how}: client"] = round(1000 * sum(one[how]["client"] for one in rounds) / calls, 2)
+    for name in rounds[0]["models"]:
+        models = [one["models"][name] for one in rounds]
+        unique = sum(model["unique"] for model in models)
+        means = {key: statistics.mean(model[key] for model in models) for key in ("in flight", "prompt", "generated")}
+        floors = [key for key in models[0] if key.startswith("floor")]
+        ratios = {key: sum(model[key] for model in models) / unique for key in ("prefill", *floors)}
+        found[name] = {key: round(value, 2) for key, value in (means | ratios).items()}
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--policy", help="folder of another policy")
     parser.add_argument("--verifier", help="folder of another GenPRM")
+    parser.add_argument("--mode", help="of GenPRM, for a model that was not trained as one: direct")
     parser.add_argument("--dataset", default="arith-dev")
-    parser.add_argument("--problems", type=int, default=24)
+    parser.add_argument("--problems", type=int, default=72)
     parser.add_argument("--n", type=int, default=16)
     parser.add_argument("--samples", type=int, default=4)
     parser.add_argument("--slots", type=int, default=64)
+    parser.add_argument("--context", type=int, help="tokens of prompt and completion")
     parser.add_argument("--at-once", type=int, default=24, help="problems at once in the search")
     parser.add_argument("--block-size", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
-    print(json.dumps(asyncio.run(measure(parser.parse_args())), indent=2))
+    parser.add_argument("--save", type=Path, help="file that keeps the rounds")
+    print(json.dumps(summary(asyncio.run(measure(parser.parse_args()))), indent=2))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from tts_engine.problems import load_problems
 from tts_engine.types import Completion, Key, Message, Outcome, Prompt, Request, Role, Sampling
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.timeout(600)]
-OPTIONS = {"slots": 32, "engine": {"block_size": 32}}
+OPTIONS = {"slots": 32}
 RANK, ALPHA = 8, 16
 ADAPTED = ("self_attn.q_proj", "self_attn.v_proj", "mlp.down_proj")
 

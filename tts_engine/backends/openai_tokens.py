@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from tts_engine.backends.base import ModelShape
@@ -17,6 +18,8 @@ TEMPLATE_TOKENS, TURN_TOKENS = 256, 16
 """Tokens that an unknown template may add: once, and for each message."""
 FIRST_GUESS = 0.25
 """Tokens a byte of text, before a server has counted any."""
+IMPORTING = Lock()
+"""Several backends start at once, each in a thread, and transformers fails where two threads import from it first."""
 
 
 class Tokens:
@@ -30,7 +33,8 @@ class Tokens:
     """
 
     def __init__(self, name: str) -> None:
-        from transformers import AutoConfig, AutoTokenizer  # seconds, and not needed for chat
+        with IMPORTING:
+            from transformers import AutoConfig, AutoTokenizer  # seconds, and not needed for chat
 
         folder = embedded_path(name) if name.startswith(EMBEDDED) else Path(name)
         where = str(folder) if folder.is_dir() else name

@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import cached_property
+from pathlib import PurePath
 from typing import Any
 
 from tts_engine.backends.base import CallCancelled, ModelInfo, counted
@@ -71,14 +72,15 @@ class VLLMBackend:
     ) -> None:
         if slots < 1 or (context is not None and context < 2) or (memory is not None and not 0 < memory <= 1):
             raise ConfigError("slots must be at least 1, context at least 2, memory a share above 0 and at most 1")
-        folder = resolve(model)
+        folder = resolve(model, code=trust_remote_code)
         self._adapter_folder = folder if (folder / "adapter_config.json").is_file() else None
         if self._adapter_folder:
-            folder = resolve(base or str(adapter_config(folder).get("base_model_name_or_path")))
+            base = base or str(adapter_config(folder).get("base_model_name_or_path"))
+            folder = resolve(base, code=trust_remote_code)
         self.folder = folder
         config = read_config(folder, trust_remote_code=trust_remote_code)
         own = getattr(config.get_text_config(), "max_position_embeddings", None) or 4096
-        self._name = name or resolve(model).name
+        self._name = name or PurePath(model).name
         self._context = min(context or own, own)
         spec = Spec(
             folder=folder,
