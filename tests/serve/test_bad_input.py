@@ -122,6 +122,12 @@ def test_what_verify_refuses(server: Running) -> None:
     assert send(steps=["x"] * 999).json()["error"]["param"] == "steps"
     assert send(verifier="magic").status_code == send(verifier="none").status_code == send(samples=0).status_code == 400
     assert send(budget="tokens=1").json()["error"]["code"] == "budget_too_small"
+    unknown = send(sample=2).json()["error"]
+    assert (unknown["param"], unknown["code"]) == ("sample", "unknown_parameter")
+    fields = httpx.get(f"{server.url}/openapi.json").json()["components"]["schemas"]["VerifyRequest"]["properties"]
+    assert unknown["param"] not in fields
+    assert "samples" in fields
+    assert len(send(verifier_samples=2).json()["samples"]) == 2
 
 
 async def talk(url: str, *pieces: bytes, pause: float = 0.0) -> bytes:

@@ -98,4 +98,6 @@ def invalid(errors: Sequence[Mapping[str, Any]]) -> Refusal:
     code = kind if kind in ("unsupported_parameter", "unknown_parameter") else "invalid_value"
     if kind == "missing":
         code, message = "missing_required_parameter", "is missing" if param else "a JSON body is missing"
+    if kind == "extra_forbidden":
+        code, message = "unknown_parameter", "is not known here; leave it out (/openapi.json has the fields)"
     return Refusal(400, f"{param}: {message}" if param else message, code, param=param)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
@@ -196,7 +196,7 @@ class VerifyRequest(Strict):
     problem: Text
     steps: Annotated[list[Text], Field(min_length=1)]
     verifier: str | None = None
-    samples: Count | None = None
+    samples: Count | None = Field(None, validation_alias=AliasChoices("samples", "verifier_samples"))
     seed: Seed | None = None
     budget: str | Limits | None = None
 
