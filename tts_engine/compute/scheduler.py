@@ -9,14 +9,13 @@ starves. Within a role the more urgent go first, but one place of urgency is wor
 
 from __future__ import annotations
 
-import asyncio
 import heapq
-from collections.abc import AsyncIterator, Hashable
-from contextlib import asynccontextmanager
+from collections.abc import Hashable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from tts_engine.backends.queueing import turn
+from tts_engine.backends import queueing
 
 T = TypeVar("T")
 LEAST = 0.05
@@ -50,7 +49,7 @@ class FairQueue(Generic[T]):
         found = self._classes.setdefault(kind, _Class())
         found.weight += (worth - found.weight) * (SMOOTHING if found.weight else 1.0)
         self._arrived += 1
-        heapq.heappush(found.waiting, (turn(priority, self._arrived), self._arrived, item))
+        heapq.heappush(found.waiting, (queueing.turn(priority, self._arrived), self._arrived, item))
 
     def pop(self) -> T:
         """The next item; IndexError where there is none."""
@@ -66,47 +65,16 @@ class FairQueue(Generic[T]):
         return heapq.heappop(found.waiting)[2]
 
 
-class Gate:
+class Gate(queueing.Gate):
     """Lets at most `limit` calls onto a device at once; the others wait in a `FairQueue`: that is the back-pressure.
 
     For one event loop.
     """
 
     def __init__(self, limit: int) -> None:
-        self._free = limit
-        self._queue: FairQueue[asyncio.Future[None]] = FairQueue()
+        self._fair: FairQueue[queueing.Call] = FairQueue()
+        super().__init__(limit, self._fair)
 
-    @property
-    def waiting(self) -> int:
-        """Calls that wait."""
-        return len(self._queue)
-
-    @asynccontextmanager
-    async def admitted(self, kind: Hashable, priority: int = 0, worth: float = 1.0) -> AsyncIterator[None]:
+    def admitted(self, kind: Hashable, priority: int = 0, worth: float = 1.0) -> AbstractAsyncContextManager[None]:
         """Wait for a place, hold it, give it on."""
-        await self._enter(kind, priority, worth)
-        try:
-            yield
-        finally:
-            self._leave()
-
-    async def _enter(self, kind: Hashable, priority: int, worth: float) -> None:
-        if self._free > 0:
-            self._free -= 1
-            return
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queue.push(kind, turn, priority=priority, worth=worth)
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self._leave()  # the place was given just now
-            raise
-
-    def _leave(self) -> None:
-        while len(self._queue):
-            turn = self._queue.pop()
-            if not turn.done():
-                turn.set_result(None)
-                return
-        self._free += 1
+        return self.passed(lambda call: self._fair.push(kind, call, priority=priority, worth=worth))
