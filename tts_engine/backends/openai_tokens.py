@@ -18,7 +18,7 @@ TEMPLATE_TOKENS, TURN_TOKENS = 256, 16
 """Tokens that an unknown template may add: once, and for each message."""
 FIRST_GUESS = 0.25
 """Tokens a byte of text, before a server has counted any."""
-IMPORTING = Lock()
+LOADING = Lock()
 """Several backends start at once, each in a thread, and transformers fails where two threads import from it first."""
 
 
@@ -33,21 +33,9 @@ class Tokens:
     """
 
     def __init__(self, name: str) -> None:
-        with IMPORTING:
-            from transformers import AutoConfig, AutoTokenizer  # seconds, and not needed for chat
-
         folder = embedded_path(name) if name.startswith(EMBEDDED) else Path(name)
-        where = str(folder) if folder.is_dir() else name
-        self.shape: ModelShape | None = None
-        try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
-            if (folder / "config.json").is_file():
-                config = AutoConfig.from_pretrained(where, trust_remote_code=False)
-                self.shape = shape_of(config, count_parameters(folder))
-        except (OSError, ValueError, KeyError, ImportError) as error:
-            raise DataError(
-                f"cannot load the tokenizer {name!r} ({first_line(error)}): give the folder of the model"
-            ) from error
+        with LOADING:
+            self._tokenizer, self.shape = _load(folder, name)
         self._encoder = Encoder(self._tokenizer)
 
     def ids(self, prompt: Prompt) -> list[int]:
@@ -58,6 +46,23 @@ class Tokens:
         """The same as text, without the token that servers themselves put before every text."""
         text: str = self._tokenizer.decode(self.ids(prompt), clean_up_tokenization_spaces=False)
         return text.removeprefix(self._tokenizer.bos_token or "")
+
+
+def _load(folder: Path, name: str) -> tuple[Any, ModelShape | None]:
+    """Tokenizer and sizes."""
+    from transformers import AutoConfig, AutoTokenizer  # seconds, and not needed for chat
+
+    where = str(folder) if folder.is_dir() else name
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
+        if not (folder / "config.json").is_file():
+            return tokenizer, None
+        config = AutoConfig.from_pretrained(where, trust_remote_code=False)
+        return tokenizer, shape_of(config, count_parameters(folder))
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise DataError(
+            f"cannot load the tokenizer {name!r} ({first_line(error)}): give the folder of the model"
+        ) from error
 
 
 class Counter:

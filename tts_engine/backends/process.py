@@ -11,7 +11,7 @@ import contextlib
 import itertools
 import socket
 import sys
-import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,6 @@ from tts_engine.errors import BackendError, UsageError
 from tts_engine.types import Completion, Prompt, Request, Usage
 
 Answer = tuple[str, Any]
-_READING = threading.Lock()
-"""transformers cannot be imported by two threads at once."""
 
 
 class ProcessBackend:
@@ -68,7 +66,7 @@ class ProcessBackend:
         ready = self._calls[None] = loop.create_future()
         self._channel.say((self._folder, {"name": self._name, **self._options}))
         try:
-            self._tokens = await asyncio.to_thread(_read_tokenizer, self._folder)
+            self._tokens = await asyncio.to_thread(Tokens, self._folder)
             self._info = await ready
         except BaseException:
             ready.cancel()
@@ -116,13 +114,7 @@ class ProcessBackend:
         if kind == "failed":
             return Usage()
         usage = unpack_usage(said) if kind == "lost" else unpack_completion(said).usage
-        lost = Usage(
-            prompt=usage.prompt,
-            cached=usage.cached,
-            cancelled=usage.completion + usage.cancelled,
-            calls=usage.calls,
-            seconds=usage.seconds,
-        )
+        lost = replace(usage, completion=0, cancelled=usage.completion + usage.cancelled)
         self._usage += lost
         return lost
 
@@ -153,8 +145,3 @@ class ProcessBackend:
                 future.set_exception(gone)
             else:
                 future.set_result(("failed", gone))
-
-
-def _read_tokenizer(folder: str) -> Tokens:
-    with _READING:
-        return Tokens(folder)

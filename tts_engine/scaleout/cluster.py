@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from tts_engine.config import Config
-from tts_engine.errors import ConfigError, TTSError
+from tts_engine.errors import ConfigError, TTSError, first_line
 from tts_engine.parts import wanted_models
 from tts_engine.scaleout.messages import Batch, Hello, Task
 from tts_engine.scaleout.worker import Worker
@@ -160,7 +160,7 @@ class Cluster:
         except (ConnectionError, RuntimeError, ValueError) as error:
             self._leave()
             where = f"join the Ray cluster at {address}" if address else "start Ray on this machine"
-            raise ConfigError(f"cannot {where} ({_first_line(error)}); see to it, or leave out --ray") from None
+            raise ConfigError(f"cannot {where} ({first_line(error)[:200]}); see to it, or leave out --ray") from None
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -249,7 +249,3 @@ def reason(text: str) -> str:
     detail = re.search(r"exit detail: ([^.\n]+)|^(\w*Error: .+)$|([^.\n]*node[^.\n]*(?:died|dead)[^.\n]*)", text, re.M)
     found = next((group for group in detail.groups() if group), "") if detail else ""
     return (found or next((line for line in text.splitlines() if line.strip()), "no reason given")).strip()[:200]
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
