@@ -299,7 +299,7 @@ def resolve(config: Config, strategies: Mapping[str, Callable[..., Any]], verifi
     strategy = lookup(config.strategy.name, strategies, "strategy")
     if "samples" in config.strategy.params:
         raise ConfigError("strategy.samples is not a key; set verifier.samples (or --verifier-samples) instead")
-    if config.verifier.name == "none" and "samples" in inspect.signature(strategy).parameters:
+    if config.verifier.name == "none" and judges(strategy):
         raise ConfigError(
             f"strategy {config.strategy.name} needs a verifier; use one of {', '.join(verifiers)}, or another strategy"
         )
@@ -312,6 +312,11 @@ def resolve(config: Config, strategies: Mapping[str, Callable[..., Any]], verifi
     return config.model_copy(
         update={"strategy": StrategyConfig(name=config.strategy.name, **params), "verifier": verifier}
     )
+
+
+def judges(strategy: Callable[..., Any]) -> bool:
+    """Whether a strategy needs a verifier: it takes `samples`, its judgements of a candidate."""
+    return "samples" in inspect.signature(strategy).parameters
 
 
 def lookup(name: str, registry: Mapping[str, Any], what: str, also: Sequence[str] = ()) -> Any:  # noqa: ANN401

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from tts_engine.config import check_params, lookup
+from tts_engine.config import check_params, judges, lookup
 from tts_engine.errors import ConfigError, DataError
 from tts_engine.formats.policy import solve_prompt
 from tts_engine.jobs import Job, Run
@@ -28,7 +27,7 @@ def bind_strategy(name: str, params: Mapping[str, Any], samples: int | None) -> 
     """
     function = lookup(name, STRATEGIES, "strategy")
     checked = check_params(function, params, f"strategy {name}", ("search", "samples"))
-    if "samples" in inspect.signature(function).parameters:
+    if judges(function):
         if samples is None:
             raise ConfigError(f"strategy {name} needs a verifier: choose one, or use self-consistency")
         checked["samples"] = samples

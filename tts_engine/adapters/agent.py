@@ -9,12 +9,11 @@ from typing import Any, Generic, TypeVar
 
 from tts_engine.calls import Calls
 from tts_engine.compute.ledger import Budget, Scope
-from tts_engine.config import check_params, lookup
 from tts_engine.errors import VerifierError
 from tts_engine.journal import Journal
 from tts_engine.policy import Policy
+from tts_engine.preparing import bind_strategy
 from tts_engine.search import Search
-from tts_engine.strategies import STRATEGIES
 from tts_engine.types import Candidate, Key, Outcome, Problem, StepJudgement, Usage, Verdict
 
 State = TypeVar("State")
@@ -101,10 +100,7 @@ async def search(
     Raises:
         UsageError: unknown strategy or parameter, or a budget that makes no sense.
     """
-    function = lookup(strategy, STRATEGIES, "strategy")
-    checked = check_params(function, params, f"strategy {strategy}", ("search", "samples"))
-    if "samples" in inspect.signature(function).parameters:
-        checked["samples"] = 1
+    run = bind_strategy(strategy, params, 1)
     limits = Budget() if budget is None else Budget.parse(budget)
     with Journal.open(None, {}, resume=False) as journal, Scope.root(limits, problem.id) as scope:
         handle = Search(
@@ -116,5 +112,4 @@ async def search(
             step_allowance=step_cost,
             cost_ratio=0.0,
         )
-        outcome: Outcome = await function(handle, **checked)
-        return outcome
+        return await run(handle)

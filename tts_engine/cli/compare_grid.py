@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tts_engine.config import Config, Positive, VerifierConfig, check_params, lookup
+from tts_engine.config import Config, Positive, VerifierConfig, check_params, judges, lookup
 from tts_engine.configfile import load_mapping
 from tts_engine.errors import ConfigError
 from tts_engine.report.points import SELECTORS, Grid
@@ -173,7 +173,7 @@ def tasks(sweep: SweepConfig, verifiers: Sequence[VerifierConfig]) -> list[Task]
 def _searches(search: SearchGrid, sweep: SweepConfig, verifiers: Sequence[str], seed: int) -> Iterator[Task]:
     function = lookup(search.name, STRATEGIES, "strategy")
     accepted = inspect.signature(function).parameters
-    judged = "samples" in accepted
+    judged = judges(function)
     if search.name in INDEPENDENT:
         raise ConfigError(f"{search.name} need not be among the searches: n, k and select cover it")
     if judged and not verifiers:

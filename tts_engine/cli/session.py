@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import json
 import os
 import sys
@@ -21,7 +20,7 @@ from tts_engine import __version__
 from tts_engine.cli.common import given, models
 from tts_engine.cli.sources import pick_problems, pick_run
 from tts_engine.compute.budget import Budget
-from tts_engine.config import Config, lookup
+from tts_engine.config import Config, judges, lookup
 from tts_engine.errors import ConfigError, UsageError
 from tts_engine.report.progress import Progress
 from tts_engine.report.summary import is_plain, is_right, outcome_record, summarize
@@ -302,7 +301,7 @@ def _plan(job: Job) -> str:
 def _fitting(config: Config) -> Config:
     """Without the verifier where the strategy has no use for it: its model need not be loaded."""
     strategy = lookup(config.strategy.name, STRATEGIES, "strategy")
-    if "samples" in inspect.signature(strategy).parameters:
+    if judges(strategy):
         return config
     return config.model_copy(update={"verifier": config.verifier.model_copy(update={"name": "none"})})
 

@@ -31,11 +31,10 @@ from tts_engine.serve.plan import (
     budget_of,
     check_samples,
     check_verify,
-    judges,
     models,
-    parameters,
     plan_chat,
     plan_completion,
+    takes,
 )
 from tts_engine.serve.problems import Answer, Refusal, dumps, invalid, refusal
 from tts_engine.serve.schema import ChatRequest, CompletionRequest, ErrorBody, VerifyRequest
@@ -140,8 +139,7 @@ class Gateway:
         entry = {"id": name, "object": "model", "created": 0, "owned_by": "tts-engine"}
         if name == self.engine.config.policy.model:
             return entry
-        strategy = name.partition("/")[0]
-        return entry | {"tts": {"verifier": judges(strategy), "parameters": parameters(strategy)}}
+        return entry | {"tts": takes(name.partition("/")[0])}
 
     def _enter(self, request: Request) -> Account:
         account: Account = request.state.account

@@ -11,6 +11,7 @@ from typing import Any
 
 from tts_engine.compute.budget import Budget
 from tts_engine.compute.stopping import VoteRule
+from tts_engine.config import judges
 from tts_engine.errors import TTSError
 from tts_engine.jobs import Job
 from tts_engine.run import Engine
@@ -59,17 +60,14 @@ class Plan:
 def models(engine: Engine) -> list[str]:
     """The names under which the policy can be asked: by itself, and with each strategy that can be run here."""
     policy = engine.config.policy.model
-    return [policy, *(f"{name}/{policy}" for name in STRATEGIES if engine.verifiers or not judges(name))]
+    return [policy, *(f"{name}/{policy}" for name in STRATEGIES if engine.verifiers or not judges(STRATEGIES[name]))]
 
 
-def judges(strategy: str) -> bool:
-    """Whether a strategy needs a verifier."""
-    return "samples" in inspect.signature(STRATEGIES[strategy]).parameters
-
-
-def parameters(strategy: str) -> list[str]:
-    """What `tts` may say to a strategy, besides what it may say to all."""
-    return [name for name in inspect.signature(STRATEGIES[strategy]).parameters if name not in ("search", "samples")]
+def takes(strategy: str) -> dict[str, Any]:
+    """Whether a strategy has use for a verifier, and what `tts` may say to it besides what it may say to all."""
+    function = STRATEGIES[strategy]
+    names = [name for name in inspect.signature(function).parameters if name not in ("search", "samples")]
+    return {"verifier": judges(function), "parameters": names}
 
 
 def plan_chat(engine: Engine, request: ChatRequest, limits: ServeConfig) -> Plan:
@@ -193,13 +191,13 @@ def _plan(
     except TTSError as error:
         raise refusal(error) from None
     _check_judged(strategy, options)
-    return replace(plan, jobs=jobs, verifier=verifier if judges(strategy) else None)
+    return replace(plan, jobs=jobs, verifier=verifier if judges(STRATEGIES[strategy]) else None)
 
 
 def _check_judged(strategy: str, options: Options) -> None:
     """Refuse what is said of a verifier to a strategy that asks none."""
     for name in ("verifier", "verifier_samples"):
-        if not judges(strategy) and getattr(options, name) not in (None, "none"):
+        if not judges(STRATEGIES[strategy]) and getattr(options, name) not in (None, "none"):
             message = f"{strategy} asks no verifier; leave {name} out, or take another strategy"
             raise Refusal(400, message, "invalid_value", param=f"tts.{name}")
 
