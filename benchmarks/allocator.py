@@ -22,9 +22,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.progress import Progress, track
+from recorded import WORK, K, N, bars, recorded
+from rich.progress import track
 
-from tts_engine import Engine, Outcome
+from tts_engine import Outcome
 from tts_engine.allocation import Allocation, load_allocation
 from tts_engine.compute.allocator import Planner
 from tts_engine.compute.calibrating import fit_beliefs, fit_confidence, fit_steps
@@ -39,14 +40,10 @@ from tts_engine.compute.replay import (
     step_votes,
 )
 from tts_engine.judging import votes
-from tts_engine.problems import load_problems
 from tts_engine.report.points import Bootstrap
 from tts_engine.report.words import bounded
 from tts_engine.types import Judged, Verdict
 
-N, K = 16, 8
-IN_FLIGHT = 64
-"""Calls at once: so few that the beginnings of their prompts stay in the caches, on which costs depend."""
 STARTS = (0, N // 2)
 PRICES = (0.06, 0.04, 0.03, 0.024, 0.02, 0.017, 0.014, 0.012, 0.01, 0.007, 0.004, 0.002, 0.001, 0.0004)
 STATIC = [(n, k, how) for n in (1, 2, 3, 4, 6, 8, 12, 16) for k in (0, 1, 2, 4, 8) for how in ("vote", "best", "sure")]
@@ -58,20 +55,8 @@ async def record(name: str, seed: int, limit: int, work: Path) -> list[Recording
     cache = work / f"{name}-{seed}-{limit}.json"
     if cache.exists():
         return [load(item) for item in json.loads(cache.read_text())]
-    problems = load_problems(name)[:limit]
-    config = {
-        "strategy": {"name": "best-of-n", "n": N},
-        "verifier": {"name": "genprm", "samples": K},
-        "run": {"seed": seed, "concurrency": 24, "in_flight": IN_FLIGHT},
-    }
-    found = {}
-    with Progress() as progress:
-        task = progress.add_task(f"{name}, seed {seed}", total=len(problems))
-        async with Engine.from_config(config, journal=work / f"{name}-{seed}.sqlite", resume=True) as engine:
-            async for outcome in engine.run(problems):
-                found[outcome.problem.id] = recording(outcome)
-                progress.advance(task)
-    recordings = [found[problem.id] for problem in problems]
+    with bars() as progress:
+        recordings = [recording(found) for found in await recorded(name, "genprm", seed, limit, work, progress)]
     cache.write_text(json.dumps([dump(item) for item in recordings]))
     return recordings
 
@@ -219,10 +204,9 @@ def main() -> None:
     parser.add_argument("--levels", type=int, default=3, help="levels of the policy's confidence, for --fit")
     parser.add_argument("--fit", type=Path, metavar="FILE", help="fit an allocation on arith-dev instead")
     parser.add_argument("--allocation", default="embedded")
-    parser.add_argument("--work", type=Path, default=Path("runs/allocator"), help="journals")
+    parser.add_argument("--work", type=Path, default=WORK, help="journals")
     parser.add_argument("--out", type=Path, help="where to write the tables (default: print them)")
     options = parser.parse_args()
-    options.work.mkdir(parents=True, exist_ok=True)
     name = "arith-dev" if options.fit else "arith-test"
     each = [asyncio.run(record(name, seed, options.limit, options.work)) for seed in range(options.seeds)]
     recordings = [item for found in each for item in found]

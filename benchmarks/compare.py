@@ -1,6 +1,6 @@
 """Measure the compute-optimal frontier of the embedded models and write it into docs/comparing.md.
 
-    python benchmarks/compare.py --work runs/results      # journals of benchmarks/results.py, made where missing
+    python benchmarks/compare.py --work runs/recorded     # journals of benchmarks/results.py, made where missing
     python benchmarks/compare.py --limit 30 --seeds 1 --docs /tmp/comparing.md
 
 The samples are those of benchmarks/results.py (N=16 solutions, K=8 GenPRM chains, and the discriminative PRM, for each
@@ -16,6 +16,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from recorded import WORK
 from results import measure
 
 import tts_engine
@@ -126,7 +127,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--limit", type=int, default=300, help="problems")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--work", type=Path, default=Path("runs/results"), help="journals and sample files")
+    parser.add_argument("--work", type=Path, default=WORK, help="journals and sample files")
     parser.add_argument("--out", type=Path, default=Path("runs/compare"), help="reports")
     parser.add_argument("--docs", type=Path, default=Path("docs/comparing.md"))
     parser.add_argument("--data", type=Path, help="folder with recorded real samples")

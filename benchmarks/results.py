@@ -6,7 +6,7 @@
 Every problem is sampled N=16 times and every solution judged by K=8 GenPRM chains and by the discriminative PRM; the
 samples of all seeds are pooled, and smaller N and K evaluated on subsets of them (tts_engine/report/subsample.py), so
 that all configurations are paired. Intervals: percentile bootstrap over problems, 95 %. Calls are journalled below
---work: an interrupted measurement goes on where it stopped.
+--work (benchmarks/recorded.py): an interrupted measurement goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -18,15 +18,12 @@ import platform
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from rich.progress import MofNCompleteColumn, Progress, TaskID, TimeElapsedColumn
+from recorded import WORK, K, N, bars, recorded, settings
 
 import tts_engine
-from tts_engine import Engine, Outcome
 from tts_engine.config import Config
-from tts_engine.problems import load_problems
 from tts_engine.report.compare import Comparison, Recording, compare
 from tts_engine.report.points import Grid, Point, oracle_curve
 from tts_engine.report.pools import Arm, Array, Pool, samples_of
@@ -35,43 +32,12 @@ from tts_engine.report.samplefile import header_key, write_samples
 from tts_engine.report.subsample import Draws
 from tts_engine.report.words import bounded
 from tts_engine.resolving import resolved
-from tts_engine.types import Aggregation, Problem
+from tts_engine.types import Aggregation
 
-N, K = 16, 8
 NS, KS = (1, 2, 4, 8, 16), (1, 2, 4, 8)
 VERIFIERS = ("genprm", "prm")
-IN_FLIGHT = 64
-"""Calls at once: so few that the beginnings of their prompts stay in the caches, on which costs depend."""
 AUC_DRAWS = 32
 """Random choices of chains over which an AUC is averaged."""
-
-
-def settings(verifier: str, seed: int = 0) -> dict[str, Any]:
-    """The configuration of one run."""
-    return {
-        "strategy": {"name": "best-of-n", "n": N},
-        "verifier": {"name": verifier, "samples": K},
-        "run": {"seed": seed, "concurrency": 24, "in_flight": IN_FLIGHT},
-    }
-
-
-async def outcomes(seed: int, verifier: str, limit: int, work: Path, progress: Progress) -> dict[str, Outcome]:
-    """Best-of-N outcomes of one seed by problem id, journalled."""
-    problems = load_problems("arith-test")[:limit]
-    bar = progress.add_task(f"seed {seed}, {verifier}", total=len(problems))
-    return await solved(settings(verifier, seed), problems, work / f"{verifier}-{seed}.sqlite", progress, bar)
-
-
-async def solved(
-    config: dict[str, Any], problems: Sequence[Problem], journal: Path, progress: Progress, bar: TaskID
-) -> dict[str, Outcome]:
-    """Outcomes by problem id; what the journal has is not paid again."""
-    found = {}
-    async with Engine.from_config(config, journal=journal, resume=True) as engine:
-        async for outcome in engine.run(problems):
-            found[outcome.problem.id] = outcome
-            progress.advance(bar)
-    return found
 
 
 def arm(verifier: str) -> Arm:
@@ -91,12 +57,11 @@ async def measure(limit: int, seeds: int, work: Path) -> list[Path]:
     work.mkdir(parents=True, exist_ok=True)
     wanted = [(seed, verifier) for seed in range(seeds) for verifier in VERIFIERS]
     files = [(work / f"{verifier}-{seed}-{limit}.jsonl", seed, verifier) for seed, verifier in wanted]
-    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn()) as progress:
+    with bars() as progress:
         for path, seed, verifier in files:
             if header_key(path) != str(limit):
-                found = await outcomes(seed, verifier, limit, work, progress)
-                ordered = [found[problem.id] for problem in load_problems("arith-test")[:limit]]
-                pairs = [(outcome.problem, samples_of(outcome)) for outcome in ordered]
+                found = await recorded("arith-test", verifier, seed, limit, work, progress)
+                pairs = [(outcome.problem, samples_of(outcome)) for outcome in found]
                 write_samples(path, arm(verifier), pairs, str(limit))
     return [path for path, *_ in files]
 
@@ -227,7 +192,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--limit", type=int, default=300, help="problems")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--work", type=Path, default=Path("runs/results"), help="journals and sample files")
+    parser.add_argument("--work", type=Path, default=WORK, help="journals and sample files")
     parser.add_argument("--out", type=Path, default=Path("docs/results.md"))
     options = parser.parse_args()
     started = time.monotonic()

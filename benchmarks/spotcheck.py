@@ -1,6 +1,6 @@
 """Check subsampled estimates against actual runs at six configurations and write the table into docs/comparing.md.
 
-    python benchmarks/spotcheck.py --work runs/results     # after benchmarks/compare.py, whose sample files it reads
+    python benchmarks/spotcheck.py --work runs/recorded     # after benchmarks/compare.py, whose sample files it reads
 
 Each configuration is run on the same problems under a seed of its own, which no recorded sample has. The difference of
 the run to the estimate is paired by problem; an interval that holds 0 is agreement, in accuracy and in cost. Calls are
@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 from compare import put
-from results import IN_FLIGHT, solved
-from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
+from recorded import WORK, bars, solved
+from rich.progress import Progress
 
 from tts_engine import Outcome
 from tts_engine.problems import load_problems
@@ -48,7 +48,7 @@ async def run(number: int, problems: list[Problem], work: Path, progress: Progre
     config: dict[str, Any] = {
         "strategy": {"name": strategy, "n": n} | ({"select": select} if k else {}),
         "verifier": {"name": "genprm", "samples": k} if k else {"name": "none"},
-        "run": {"seed": FIRST_SEED + number, "concurrency": 24, "in_flight": IN_FLIGHT},
+        "run": {"seed": FIRST_SEED + number, "concurrency": 24},
     }
     bar = progress.add_task(f"{strategy} N={n} K={k} {select}", total=len(problems))
     return await solved(config, problems, work / f"spot-{number}.sqlite", progress, bar)
@@ -57,7 +57,7 @@ async def run(number: int, problems: list[Problem], work: Path, progress: Progre
 async def runs(limit: int, work: Path) -> list[dict[str, Outcome]]:
     problems = load_problems("arith-test")[:limit]
     counts = [round(limit * share) for share in SHARES]
-    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn()) as progress:
+    with bars() as progress:
         return [await run(i, problems[:count], work, progress) for i, count in enumerate(counts)]
 
 
@@ -120,7 +120,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--limit", type=int, default=300, help="problems")
     parser.add_argument("--seeds", type=int, default=3, help="of the recorded samples")
-    parser.add_argument("--work", type=Path, default=Path("runs/results"), help="sample files and journals")
+    parser.add_argument("--work", type=Path, default=WORK, help="sample files and journals")
     parser.add_argument("--docs", type=Path, default=Path("docs/comparing.md"))
     options = parser.parse_args()
     files = [options.work / f"genprm-{seed}-{options.limit}.jsonl" for seed in range(options.seeds)]

@@ -1,8 +1,8 @@
 """Measure `--verifier-samples auto` against a fixed number of votes, on recorded draws.
 
-    python -m benchmarks.votes --out docs/votes-results.md
+    python benchmarks/votes.py --out votes.md
 
-Uses the recordings of benchmarks/allocator.py (arith-test, N=16, K=8). A text's votes are taken in their recorded
+Uses the recordings of benchmarks/recorded.py (arith-test, N=16, K=8). A text's votes are taken in their recorded
 order until the rule is settled; turns that several texts share are paid once. Intervals: paired bootstrap, 95 %.
 """
 
@@ -13,8 +13,9 @@ import asyncio
 from pathlib import Path
 
 import numpy as np
+from allocator import record
+from recorded import WORK, K, N
 
-from benchmarks.allocator import K, N, record
 from tts_engine.compute.replay import judged
 from tts_engine.compute.stopping import VoteRule
 from tts_engine.report.points import Bootstrap
@@ -28,7 +29,7 @@ def main() -> None:
     parser.add_argument("--dataset", default="arith-test")
     parser.add_argument("--limit", type=int, default=500, help="problems")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--work", type=Path, default=Path("runs/allocator"), help="journals")
+    parser.add_argument("--work", type=Path, default=WORK, help="journals")
     parser.add_argument("--out", type=Path, help="where to write the table (default: print it)")
     options = parser.parse_args()
     each = [asyncio.run(record(options.dataset, seed, options.limit, options.work)) for seed in range(options.seeds)]

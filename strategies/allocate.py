@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from tts_engine.allocation import GENERIC, load_allocation
-from tts_engine.compute.allocator import Answer, Planner, posterior, state_of
+from tts_engine.compute.allocator import Answer, Planner, posterior, state_of, text_order
 from tts_engine.formats.answers import group_answers
 from tts_engine.judging import ACCEPTED
 from tts_engine.judging import votes as votes_of
@@ -65,7 +65,7 @@ async def adaptive_allocation(
 
 async def _vote(search: Search, table: Table, row: Row, plan: Planner) -> bool:
     """Buy the next vote on an answer, or its next step where steps are planned; whether it could be had."""
-    candidate, number = row.next_text()
+    candidate, number = row.next_text(plan.by_steps)
     steps = len(candidate.steps)
     judged = row.judged(candidate, number)[0] + 1 if plan.by_steps else steps
     found = await search.judge(replace(candidate, steps=candidate.steps[:judged]), number + 1)
@@ -80,7 +80,7 @@ async def _vote(search: Search, table: Table, row: Row, plan: Planner) -> bool:
 async def _settle(search: Search, table: Table, plan: Planner) -> None:
     """Enter the votes that are decided by the steps which were judged: they cost nothing."""
     for row in table.rows() if plan.by_steps else ():
-        candidate, number = row.next_text()
+        candidate, number = row.next_text(plan.by_steps)
         judged, rejected = row.judged(candidate, number)
         if row.votes < plan.votes and (rejected or judged == len(candidate.steps)):
             search.room(0)
@@ -112,24 +112,19 @@ class Row:
         found = Answer(len(self.candidates), yes, yes + no, max(sure, default=None))
         if not plan.by_steps or found.votes >= plan.votes:
             return found
-        candidate, number = self.next_text()
+        candidate, number = self.next_text(plan.by_steps)
         judged, _ = self.judged(candidate, number)
         return found._replace(judged=judged, left=len(candidate.steps) - judged)
 
-    def next_text(self) -> tuple[Candidate, int]:
-        """The candidate to vote on next, and the samples it has: texts with fewest votes first, of these the one that
-        is not known to be rejected and has fewest steps left to judge, then the commonest."""
+    def next_text(self, by_steps: bool) -> tuple[Candidate, int]:
+        """The candidate to vote on next, and the samples it has."""
         texts = [candidate.text for candidate in self.candidates]
         first = {text: self.candidates[texts.index(text)] for text in texts}
 
         def order(text: str) -> tuple[int, ...]:
-            judged, rejected = self.judged(first[text], self._samples(text))
-            return (
-                self._samples(text),
-                rejected,
-                (len(first[text].steps) - judged) * bool(self.known),
-                -texts.count(text),
-            )
+            judged, rejected = self.judged(first[text], self._samples(text)) if by_steps else (0, False)
+            left = len(first[text].steps) - judged if by_steps else 0
+            return text_order(self._samples(text), rejected, left, texts.count(text))
 
         best = min(texts, key=order)
         return first[best], self._samples(best)

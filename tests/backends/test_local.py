@@ -230,6 +230,24 @@ async def test_cancelled_tokens_are_counted_and_the_slot_is_free_again(llama: Pa
     assert counters["completion"] == after.tokens
 
 
+@pytest.mark.parametrize(("kept", "again"), [(3, True), (0, False)])
+async def test_ended_sequences_are_kept_for_their_prefix(llama: Path, kept: int, again: bool) -> None:
+    async with LocalBackend(llama, slots=1, kept=kept, threads=1) as backend:
+        for number in range(3):
+            await backend.complete(ask(story(number, 6), max_tokens=2))
+        back = await backend.complete(ask(story(0, 6), max_tokens=2))
+    assert (back.usage.cached > 0.8 * back.usage.prompt) == again
+
+
+async def test_no_more_run_at_once_than_there_are_slots(llama: Path) -> None:
+    async with LocalBackend(llama, slots=2, kept=6, threads=1) as backend:
+        await asyncio.gather(*(backend.complete(ask(story(i, 6), max_tokens=16, key=i)) for i in range(6)))
+        counters = backend.counters()
+    assert counters["drawn"] <= 2 * counters["steps"]
+    with pytest.raises(ConfigError, match="kept at least 0"):
+        LocalBackend(llama, kept=-1)
+
+
 async def test_urgent_requests_go_first(llama: Path) -> None:
     order: list[int] = []
 

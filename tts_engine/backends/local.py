@@ -51,7 +51,8 @@ class LocalBackend:
         name: how requests name the model; the folder's name by default.
         device: `auto`, `cpu`, `cuda`, `cuda:1`.
         dtype: `auto`, `float32`, `bfloat16`, `float16`.
-        slots: sequences that run, or are kept for their prefix, at once.
+        slots: sequences that run at once.
+        kept: sequences that have ended and are kept for their prefix; with fewer, prompts are computed again.
         context: most tokens of prompt and completion; the model's own by default.
         threads: cores for the matrix products; half of the cores by default, for two models share a machine. Torch
             keeps one number for the whole process: the backend that was opened last decides.
@@ -71,19 +72,20 @@ class LocalBackend:
         device: str = "auto",
         dtype: str = "auto",
         slots: int = 256,
+        kept: int = 512,
         context: int | None = None,
         threads: int | None = None,
         kv_bytes: int | None = None,
     ) -> None:
-        if slots < 1 or (context is not None and context < 2) or (threads is not None and threads < 1):
-            raise ConfigError("slots and threads must be at least 1, context at least 2")
+        if min(slots, threads or 1) < 1 or kept < 0 or (context is not None and context < 2):
+            raise ConfigError("slots and threads must be at least 1, kept at least 0, context at least 2")
         if dtype not in {"auto", "float32", "bfloat16", "float16"}:
             raise ConfigError(f"unknown dtype {dtype!r}: use auto, float32, bfloat16 or float16")
         self.folder = resolve(model)
         self._config = read_config(self.folder)
         self._name = name or self.folder.name
         self._device, self._dtype = pick_device(device), dtype
-        self._slots, self._kv_bytes = slots, kv_bytes
+        self._batch, self._slots, self._kv_bytes = slots, slots + kept, kv_bytes
         self._threads = threads or max(1, len(os.sched_getaffinity(0)) // 2)
         own = getattr(self._config.get_text_config(), "max_position_embeddings", None) or 4096
         self._context = min(context or own, own)
@@ -119,7 +121,13 @@ class LocalBackend:
         self._watches = Recent(self._encoder.watched, 256)
         self._stops = Recent(lambda stops: Stops(stops, pieces, weights.vocabulary), 256)
         self._engine = Engine(
-            weights, pieces, self._deliver, slots=self._slots, context=self._context, pages=self._pages(weights)
+            weights,
+            pieces,
+            self._deliver,
+            batch=self._batch,
+            slots=self._slots,
+            context=self._context,
+            pages=self._pages(weights),
         )
 
     def _pages(self, weights: Weights) -> int:

@@ -57,15 +57,25 @@ class _Step:
 class Engine:
     """Runs one model in a thread of its own.
 
-    `deliver` is called in the event loop of the calls with what ended in a step; a cancelled call ends as ABORTED.
+    `deliver` is called in the event loop of the calls with what ended in a step; a cancelled call ends as ABORTED. At
+    most `batch` of the `slots` run; the others are kept for their prefix.
     """
 
     def __init__(
-        self, weights: Weights, pieces: Sequence[bytes], deliver: Deliver, *, slots: int, context: int, pages: int
+        self,
+        weights: Weights,
+        pieces: Sequence[bytes],
+        deliver: Deliver,
+        *,
+        batch: int,
+        slots: int,
+        context: int,
+        pages: int,
     ) -> None:
         self._weights = weights
         self._deliver = deliver
         self._pieces = pieces
+        self._batch = batch
         self._slots = Slots(slots, context, pages)
         self._pool = weights.pool(pages)
         self._device = self._pool.device
@@ -157,7 +167,7 @@ class Engine:
 
     def _admit(self) -> None:
         later = []
-        while self._waiting and not self._slots.full:
+        while self._waiting and len(self._calls) < self._batch:
             entry = heapq.heappop(self._waiting)
             call = entry[2]
             if call.cancelled:

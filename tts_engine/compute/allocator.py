@@ -305,6 +305,12 @@ def voted(answer: Answer, vote: int) -> Answer:
     return answer._replace(yes=answer.yes + vote, votes=answer.votes + 1, judged=0, left=None)
 
 
+def text_order(asked: int, rejected: bool, left: int, copies: int) -> tuple[int, ...]:
+    """Which text of an answer is voted on next, the least first: fewest votes, not known to be rejected, fewest steps
+    left to judge (the last two 0 where votes are bought whole), then the commonest."""
+    return asked, rejected, left, -copies
+
+
 def _order(answer: Answer) -> tuple[int, ...]:
     return tuple(-1 if number is None else number for number in answer)
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
 
-from tts_engine.compute.allocator import Answer, Planner, posterior, state_of, voted
+from tts_engine.compute.allocator import Answer, Planner, posterior, state_of, text_order, voted
 from tts_engine.compute.calibrating import AnswerRecord
 from tts_engine.compute.stopping import VoteRule
 
@@ -115,13 +115,12 @@ class Bought:
         self.answers[name] = voted(self.answers[name], yes)
 
     def _next(self, name: str) -> int:
-        """The text to vote on: one with fewest votes that is not known to be rejected, with fewest steps left; the
-        commonest of these."""
+        """The text to vote on."""
         texts = self.texts[name]
 
-        def order(text: int) -> tuple[float, ...]:
-            known = self._standing(text) if self._planner.by_steps else ()
-            return (self._asked.get(text, 0), *known, -texts.count(text))
+        def order(text: int) -> tuple[int, ...]:
+            rejected, left = self._standing(text) if self._planner.by_steps else (False, 0)
+            return text_order(self._asked.get(text, 0), rejected, left, texts.count(text))
 
         return min(texts, key=order)
 
