@@ -230,8 +230,8 @@ def jobs(options: argparse.Namespace) -> Iterator[tuple[Path, int, str, dict[str
     first = [(options.work / "labels", 100, name, section) for name, section in measure.items() if options.measured]
     arms = [
         (options.work / f"seed{seed}" / arm, seed, name, section)
-        for seed in range(options.seeds)
-        for arm in list(ARMS)[: options.arms]
+        for seed in options.seeds
+        for arm in options.arms
         for name, section in settings_of(arm, options).items()
     ]
     yield from (*first, *arms)
@@ -271,7 +271,7 @@ def arm_report(options: argparse.Namespace) -> list[str]:
         "| | seed | learnt from | first-error F1, % | AUC within problems | weighted vote, % | majority, % | tokens |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for seed in range(options.seeds):
+    for seed in options.seeds:
         for arm in ARMS:
             folder = Folder(options.work / f"seed{seed}" / arm)
             if folder.manifest("eval").exists():
@@ -372,8 +372,8 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=4000, help="problems that each arm is trained on")
     parser.add_argument("--tokens", type=int, default=2_500_000, help="training tokens of each verifier")
     parser.add_argument("--limit", type=int, default=300, help="problems that verifiers search on")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--arms", type=int, default=len(ARMS), help="only the first so many")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="SEED")
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS, metavar="ARM", help=", ".join(ARMS))
     parser.add_argument("--minutes", type=float, help="stop after so long; run the same command again to go on")
     parser.add_argument("--report", action="store_true", help="only write the report")
     parser.add_argument("--out", type=Path, default=Path("docs/training.md"))

@@ -5,11 +5,12 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
+from tests.training.chains import verification_pieces
 from tts_engine.formats import genprm
 from tts_engine.types import Message
 from tts_engine.verifiers.training.consensus import Explained, balanced_out, conversation, refinement, sift, table
 from tts_engine.verifiers.training.domain import gold_steps, rng_of
-from tts_engine.verifiers.training.encode import IGNORE, Turn, encode, verification_pieces
+from tts_engine.verifiers.training.encode import IGNORE, Turn, encode
 from tts_engine.verifiers.training.fitting import conversation_pieces, own_tokenizer, portion, repeated, spread
 from tts_engine.verifiers.training.rationales import uncoded
 from tts_engine.verifiers.training.stories import generate

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from tests.training.chains import chain_pieces, verification_pieces
 from tts_engine.formats import genprm, policy, prm
 from tts_engine.formats.code import extract_code, feedback_block
 from tts_engine.verifiers.training import policy_data, verifier_data, vocabulary
@@ -25,7 +26,6 @@ from tts_engine.verifiers.training.encode import (
     prompt_pieces,
     render,
     solution_pieces,
-    verification_pieces,
 )
 from tts_engine.verifiers.training.stories import generate
 from tts_engine.verifiers.training.verifier_data import Attempt, turn_of
@@ -65,7 +65,7 @@ def test_any_text_comes_back(tokenizer: PreTrainedTokenizerFast, text: str) -> N
 def chain(tokenizer: PreTrainedTokenizerFast, seed: int) -> tuple[Attempt, list[Piece]]:
     rng = random.Random(seed)
     attempt = verifier_data.synthetic(rng)
-    return attempt, verifier_data.chain_pieces(tokenizer, rng, attempt)
+    return attempt, chain_pieces(tokenizer, rng, attempt)
 
 
 @settings(max_examples=30, deadline=None)

@@ -11,10 +11,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tts_engine.formats import genprm, policy, prm
+from tts_engine.verifiers.training.collection import new_story
 from tts_engine.verifiers.training.domain import first_error, gold_steps, held_out
-from tts_engine.verifiers.training.embedded import load_recipe, rollout_story
+from tts_engine.verifiers.training.embedded import load_recipe
+from tts_engine.verifiers.training.encode import labelled_pieces
+from tts_engine.verifiers.training.manifest import digest
 from tts_engine.verifiers.training.problem_sets import SETS, read_set
-from tts_engine.verifiers.training.verifier_data import Attempt, label_pieces
 from tts_engine.verifiers.training.vocabulary import literals
 
 ASSETS = Path(str(files("tts_engine") / "assets"))
@@ -47,12 +49,21 @@ def test_the_sets_are_held_out_of_everything_that_was_trained_on() -> None:
     assert len(texts) == len(stories) == sum(SETS.values())
     assert all(held_out(text) for text in texts)
     assert all(first_error(story, gold_steps(story)) is None for story in stories)
-    assert not texts & {rollout_story(0, number).text for number in range(500)}
+    assert not texts & {new_story(0, number).text for number in range(500)}
 
 
 def test_the_recipe_gives_both_verifiers_the_same_compute() -> None:
-    recipe = load_recipe()
-    assert recipe["genprm"]["tokens"] == recipe["prm"]["tokens"]
+    recipe = load_recipe()["verifiers"]
+    assert recipe["fit"]["tokens"] == recipe["prm"]["tokens"]
+
+
+def test_the_genprm_was_taught_labels_from_rollouts() -> None:
+    assert load_recipe()["verifiers"]["label"] == {"method": "rpe", "threshold": 0.8}
+    made = json.loads((ASSETS / "logs" / "verifiers.json").read_text())
+    assert made["rollouts"]["counts"]["rollouts"] > 10_000
+    assert made["fit"]["counts"]["documents"] <= sum(made["filter"]["counts"]["kept"].values())
+    weights = ASSETS / "genprm" / "model.safetensors"
+    assert made["fit"]["digest"] == digest(weights)
 
 
 def test_the_prm_prefers_right_steps() -> None:
@@ -63,7 +74,7 @@ def test_the_prm_prefers_right_steps() -> None:
     margins = []
     for story in read_set(ASSETS / "problems" / "arith-dev.jsonl")[:20]:
         steps = gold_steps(story)
-        text = "".join(piece.text for piece in label_pieces(tokenizer, Attempt(story, steps[:1])))
+        text = "".join(piece.text for piece in labelled_pieces(tokenizer, story.text, steps[:1], [True]))
         wrong = text.replace(steps[0], f"{steps[0][:-1]}7.")
         for version in (text, wrong):
             ids = tokenizer(version, add_special_tokens=False, return_tensors="pt")["input_ids"]

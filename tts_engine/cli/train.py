@@ -28,7 +28,7 @@ PIPELINE = {
     "prm": "the discriminative baseline on the labels",
     "eval": "first-error F1, AUC and search accuracy",
 }
-STAGES = ("all", "problems", "tokenizer", "policy", "rollouts", "genprm", "prm")
+STAGES = ("all", "problems", "tokenizer", "policy", "verifiers")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,16 +50,10 @@ def _embedded(options: argparse.Namespace) -> int:
     if not options.scale > 0:
         raise UsageError(f"--scale {options.scale} makes no sense: give a number above 0, such as 0.01 for a trial")
     try:
-        import torch
-
-        from tts_engine.verifiers.training import embedded
+        from tts_engine.cli.embedding import make_embedded
     except ModuleNotFoundError as error:
         raise UsageError(f"training needs {error.name}: pip install 'tts-engine[train]'") from None
-    device = options.device if options.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    recipe = embedded.load_recipe(options.recipe)
-    job = embedded.Job(out=options.out, seed=options.seed, recipe=recipe, scale=options.scale, device=device)
-    embedded.run(job, options.stage)
-    return 0
+    return make_embedded(options)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -6,10 +6,12 @@ import asyncio
 import inspect
 import json
 from argparse import Namespace
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TaskID, TimeRemainingColumn
 
 from tts_engine.cli.training_eval import evaluate
@@ -25,7 +27,7 @@ from tts_engine.verifiers.training.labels import label
 from tts_engine.verifiers.training.manifest import Folder
 from tts_engine.verifiers.training.rationales import rationales
 from tts_engine.verifiers.training.rolling import rollouts
-from tts_engine.verifiers.training.stages import Run
+from tts_engine.verifiers.training.stages import Advance, Run
 
 Stage = Callable[..., Any]
 STAGES: Mapping[str, Stage] = {
@@ -62,15 +64,9 @@ def run_stages(arguments: Namespace) -> int:
         for name in list(known)[list(known).index(names[0]) :]:
             folder.forget(name)
     seed = settings["seed"] if arguments.seed is None else arguments.seed
-    stderr = make_console(stderr=True)
-    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
+    with bars() as (stderr, advance):
         run = Run(
-            folder=folder,
-            seed=seed,
-            concurrency=settings["concurrency"],
-            advance=Bars(progress),
-            problems=load_problems,
+            folder=folder, seed=seed, concurrency=settings["concurrency"], advance=advance, problems=load_problems
         )
         for name in names:
             execute(known[name], run, settings["stages"].get(name, {}), name)
@@ -116,18 +112,20 @@ def line(folder: Folder, name: str) -> str:
     return f"{name}: {json.dumps(facts['counts']).strip('{}')}{usage}".replace('"', "")
 
 
-class Bars:
-    """Progress as bars, one for each thing that is counted."""
+@contextmanager
+def bars() -> Iterator[tuple[Console, Advance]]:
+    """The terminal, and progress as bars on it: one for each thing that is counted."""
+    stderr = make_console(stderr=True)
+    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
+    shown: dict[str, TaskID] = {}
+    with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
 
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._bars: dict[str, TaskID] = {}
+        def advance(stage: str, done: int, total: int) -> None:
+            if stage not in shown:
+                shown[stage] = progress.add_task(stage)
+            progress.update(shown[stage], completed=done, total=total)
 
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        """Move the bar of a stage."""
-        if stage not in self._bars:
-            self._bars[stage] = self._progress.add_task(stage)
-        self._progress.update(self._bars[stage], completed=done, total=total)
+        yield stderr, advance
 
 
 async def _awaited(work: Any) -> None:  # noqa: ANN401  # any awaitable

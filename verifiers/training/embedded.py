@@ -1,14 +1,14 @@
-"""The recipe of the embedded models, stage by stage: problem sets, tokenizer, policy, rollouts, GenPRM, PRM.
+"""The recipe of the embedded models, stage by stage: problem sets, tokenizer, policy, and both verifiers.
 
-Each stage reads what the earlier ones wrote into the output folder, so a stage can be run again by itself. Equal seeds
-give equal files on one machine; models are trained on one thread each, whatever the number of cores.
+Each stage reads what the earlier ones wrote into the output folder, so a stage can be run again by itself. The
+verifiers come from the pipeline that anyone can run (`tts-train genprm`), with labels from rollouts. Equal seeds give
+equal files on one machine; models are trained on one thread each, whatever the number of cores.
 """
 
 from __future__ import annotations
 
 import json
-import multiprocessing
-import random
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -17,22 +17,20 @@ from typing import Any
 
 import torch
 import yaml
-from transformers import PreTrainedTokenizerFast
 
 from tts_engine.errors import DataError
-from tts_engine.formats import genprm, prm
+from tts_engine.files import write_text
 from tts_engine.formats import policy as policy_form
 from tts_engine.verifiers.training import model as checkpoints
 from tts_engine.verifiers.training import policy_data, verifier_data, vocabulary
-from tts_engine.verifiers.training.domain import LEVELS, Story, first_error, gold_steps, rng_of
-from tts_engine.verifiers.training.encode import Document
+from tts_engine.verifiers.training.domain import first_error, gold_steps, rng_of
+from tts_engine.verifiers.training.manifest import Folder
 from tts_engine.verifiers.training.problem_sets import write_sets
 from tts_engine.verifiers.training.sft import Schedule, train
-from tts_engine.verifiers.training.stories import generate
-from tts_engine.verifiers.training.verifier_data import Attempt
 
-STAGES = ("problems", "tokenizer", "policy", "rollouts", "genprm", "prm")
-ROLLOUTS = "rollouts.jsonl"
+VERIFIERS = "verifiers"
+"""The last stage, and its folder: a pipeline of `tts-train genprm`."""
+STAGES = ("problems", "tokenizer", "policy", VERIFIERS)
 GENPRM_PARAMS = {"generation_prompt": True, "analysis_tokens": 48, "check_tokens": 48}
 """How the embedded GenPRM wants to be asked: the assistant tag stands before its turns, and its turns are short."""
 POLICY_PARAMS = {"temperature": 1.25}
@@ -55,9 +53,9 @@ class Job:
     scale: float = 1.0
     device: str = "cpu"
 
-    def amount(self, section: str, name: str) -> int:
-        """A number of the recipe, scaled."""
-        return max(1, round(float(self.recipe[section][name]) * self.scale))
+    def scaled(self, amount: float) -> int:
+        """An amount of data of the recipe, times the scale."""
+        return max(1, round(float(amount) * self.scale))
 
 
 def load_recipe(path: Path | None = None) -> dict[str, dict[str, Any]]:
@@ -73,25 +71,31 @@ def load_recipe(path: Path | None = None) -> dict[str, dict[str, Any]]:
         recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
         raise DataError(f"{path} is no recipe: {error}") from None
-    if not isinstance(recipe, dict) or {k: set(v) for k, v in recipe.items()} != {k: set(v) for k, v in own.items()}:
+    if not isinstance(recipe, dict) or _keys(recipe) != _keys(own):
         raise DataError(f"{path} is no recipe: it must have the sections and keys of the package's assets/recipe.yaml")
     return recipe
 
 
-def run(job: Job, stage: str = "all") -> None:
-    """Run one stage, or all of them (the two verifiers side by side)."""
+def run(job: Job, stage: str) -> None:
+    """Run one stage; the verifiers' are run by the command line, from `verifier_sections`.
+
+    Raises:
+        DataError: an earlier stage has not been run.
+    """
+    check_ready(job, stage)
     job.out.mkdir(parents=True, exist_ok=True)
-    if stage != "all":
-        missing = [need for need in _NEEDS.get(stage, ()) if not (job.out / need).exists()]
-        if missing:
-            raise DataError(f"{job.out} has no {missing[0]}: run the earlier stages first (or --stage all)")
-        _STAGES[stage](job)
-        return
-    for name in ("problems", "tokenizer", "policy", "rollouts"):
-        _STAGES[name](job)
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(2) as pool:
-        pool.starmap(run, [(job, "genprm"), (job, "prm")])
+    _STAGES[stage](job)
+
+
+def _keys(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: set(section) if isinstance(section, Mapping) else section for name, section in recipe.items()}
+
+
+def check_ready(job: Job, stage: str) -> None:
+    """Raise `DataError` where an earlier stage has not been run."""
+    missing = [need for need in _NEEDS.get(stage, ()) if not (job.out / need).exists()]
+    if missing:
+        raise DataError(f"{job.out} has no {missing[0]}: run the earlier stages first (or --stage all)")
 
 
 def vocabulary_texts(seed: int, count: int) -> Iterator[str]:
@@ -117,93 +121,57 @@ def _tokenizer(job: Job) -> None:
 
 
 def _policy(job: Job) -> None:
-    tokenizer = vocabulary.load(job.out / "tokenizer")
-    documents = policy_data.documents(tokenizer, job.seed)
-    _fit(job, "policy", tokenizer, documents, version=policy_form.FORMAT_VERSION, params=POLICY_PARAMS)
-
-
-def rollout_story(seed: int, number: int) -> Story:
-    """The story of that number among those the policy is sampled on."""
-    return generate(seed, LEVELS[number % len(LEVELS)], "rollouts", number)
-
-
-def _rollouts(job: Job) -> None:
-    from tts_engine.verifiers.training.rollouts import sample_solutions
-
-    stories = [rollout_story(job.seed, number) for number in range(job.amount("rollouts", "stories"))]
-    texts = [story.text for story in stories]
-    per_story = job.recipe["rollouts"]["per_story"]
-    sampled = sample_solutions(job.out / "policy", texts, per_story, seed=job.seed, device=job.device)
-    entries = ({"number": i, "id": stories[i].id, "steps": steps} for i, each in enumerate(sampled) for steps in each)
-    (job.out / ROLLOUTS).write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8")
-
-
-def read_rollouts(path: Path, seed: int) -> list[Attempt]:
-    """The sampled attempts, with their stories.
-
-    Raises:
-        DataError: they were sampled on other stories than this seed and version of the domain give.
-    """
-    attempts = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        entry = json.loads(line)
-        story = rollout_story(seed, entry["number"])
-        if story.id != entry["id"]:
-            raise DataError(f"{path} was sampled on other stories: run the stage rollouts again with this seed")
-        attempts.append(Attempt(story, tuple(entry["steps"])))
-    return attempts
-
-
-def _genprm(job: Job) -> None:
-    _verifier(job, "genprm", verifier_data.chains, version=genprm.FORMAT_VERSION, params=GENPRM_PARAMS)
-
-
-def _prm(job: Job) -> None:
-    _verifier(job, "prm", verifier_data.labels, version=prm.FORMAT_VERSION)
-
-
-Stream = Callable[[PreTrainedTokenizerFast, int, list[Attempt]], Iterator[Document]]
-
-
-def _verifier(job: Job, name: str, stream: Stream, **facts: Any) -> None:  # noqa: ANN401
-    tokenizer = vocabulary.load(job.out / "tokenizer")
-    attempts = read_rollouts(job.out / ROLLOUTS, job.seed)
-    random.Random(job.seed).shuffle(attempts)
-    _fit(job, name, tokenizer, stream(tokenizer, job.seed, attempts), rollouts=len(attempts), **facts)
-
-
-def _fit(
-    job: Job,
-    name: str,
-    tokenizer: PreTrainedTokenizerFast,
-    documents: Iterator[Document],
-    *,
-    version: int,
-    **facts: Any,  # noqa: ANN401
-) -> None:
     torch.set_num_threads(1)
-    settings = job.recipe[name]
-    schedule = Schedule(tokens=job.amount(name, "tokens"), rate=settings["rate"])
+    tokenizer = vocabulary.load(job.out / "tokenizer")
+    schedule = Schedule(tokens=job.scaled(job.recipe["policy"]["tokens"]), rate=job.recipe["policy"]["rate"])
     model = checkpoints.new_model(tokenizer, job.seed, job.device)
     (job.out / "logs").mkdir(exist_ok=True)
     pad = tokenizer.pad_token_id
     assert isinstance(pad, int)
-    train(model, documents, schedule, seed=job.seed, pad=pad, log=job.out / "logs" / f"{name}.jsonl")
-    facts |= {"seed": job.seed, "tokens": schedule.tokens, "trained_on": "procedural stories (verifiers/training)"}
-    checkpoints.save(model, tokenizer, job.out / name, form=name, version=version, **facts)
+    documents = policy_data.documents(tokenizer, job.seed)
+    train(model, documents, schedule, seed=job.seed, pad=pad, log=job.out / "logs" / "policy.jsonl")
+    facts = {"seed": job.seed, "tokens": schedule.tokens, "trained_on": "procedural stories (verifiers/training)"}
+    checkpoints.save(
+        model,
+        tokenizer,
+        job.out / "policy",
+        form="policy",
+        version=policy_form.FORMAT_VERSION,
+        **facts,
+        params=POLICY_PARAMS,
+    )
 
 
-_NEEDS = {
-    "policy": ("tokenizer",),
-    "rollouts": ("policy",),
-    "genprm": ("tokenizer", ROLLOUTS),
-    "prm": ("tokenizer", ROLLOUTS),
-}
-_STAGES: dict[str, Callable[[Job], None]] = {
-    "problems": _problems,
-    "tokenizer": _tokenizer,
-    "policy": _policy,
-    "rollouts": _rollouts,
-    "genprm": _genprm,
-    "prm": _prm,
-}
+def verifier_sections(job: Job) -> dict[str, dict[str, Any]]:
+    """The stages of `tts-train genprm` that make the verifiers, on the policy and the tokenizer that this job made."""
+    policy = str(job.out / "policy")
+    sections = {name: dict(section) for name, section in job.recipe["verifiers"].items()}
+    for name in ("sample", "rollouts"):
+        sections[name]["model"] = {
+            "model": policy,
+            "options": {"device": job.device},
+            **sections[name].get("model", {}),
+        }
+    for name in ("fit", "prm"):
+        sections[name] |= {"tokens": job.scaled(sections[name]["tokens"]), "tokenizer": policy, "device": job.device}
+    sections["problems"]["limit"] = job.scaled(sections["problems"]["limit"])
+    return sections
+
+
+def collect_verifiers(job: Job) -> None:
+    """Put what the pipeline made where the package has it: both models, their logs, and what each stage came to."""
+    made = job.out / VERIFIERS
+    for form, stage in (("genprm", "fit"), ("prm", "prm")):
+        shutil.copytree(made / form, job.out / form, dirs_exist_ok=True)
+        shutil.copyfile(made / f"{stage}.log.jsonl", job.out / "logs" / f"{form}.jsonl")
+    folder = Folder(made)
+    facts = {name: folder.facts(name) for name in job.recipe["verifiers"]}
+    kept = {
+        name: {"counts": fact["counts"], "digest": fact["output"]["digest"], "usage": fact.get("usage")}
+        for name, fact in facts.items()
+    }
+    write_text(job.out / "logs" / "verifiers.json", json.dumps(kept, indent=2) + "\n")
+
+
+_STAGES: dict[str, Callable[[Job], None]] = {"problems": _problems, "tokenizer": _tokenizer, "policy": _policy}
+_NEEDS = {"policy": ("tokenizer",), VERIFIERS: ("tokenizer", "policy")}

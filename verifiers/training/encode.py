@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerFast
 
-from tts_engine.formats import genprm, policy, prm
+from tts_engine.formats import policy, prm
 from tts_engine.types import Message, Prompt
 from tts_engine.verifiers.training.vocabulary import END
 
@@ -66,24 +66,6 @@ class Turn:
     code: str
     output: str
     judgement: str
-
-
-def verification_pieces(
-    tokenizer: PreTrainedTokenizerFast, problem: str, steps: Sequence[str], turns: Sequence[Turn]
-) -> list[Piece]:
-    """A chain of verifications of the first steps; the loss falls on the verifier's own words in all of them."""
-    pieces: list[Piece] = []
-    done: list[str] = []
-    seen = ""
-    for index, turn in enumerate(turns):
-        head = render(tokenizer, genprm.conversation(problem, tuple(steps[: index + 1]), tuple(done)))
-        assert head.startswith(seen)
-        pieces.append(Piece(head[len(seen) :]))
-        segments = genprm.turn_segments(index, turn.analysis, turn.code, turn.output, turn.judgement)
-        pieces += [Piece(s.text, learn=s.kind == "model") for s in segments]
-        done.append("".join(s.text for s in segments))
-        seen = head + done[-1]
-    return pieces
 
 
 def labelled_pieces(

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from typing import Annotated
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -27,54 +29,90 @@ from tts_engine.verifiers.training.sft import Schedule, train
 from tts_engine.verifiers.training.stages import Run
 
 CHUNK = 256
+TOKENIZER = "embedded:policy"
 Rate = Annotated[float, Field(gt=0, lt=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
+Device = Literal["cpu", "cuda"]
 
 
-def fit(run: Run, *, tokens: Positive = 2_500_000, rate: Rate = 5e-3, share: Share = 1.0) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fitting:
+    """How an embedded verifier is trained; the arguments of both stages."""
+
+    tokens: int
+    rate: float
+    share: float
+    tokenizer: str
+    device: str
+
+
+def fit(
+    run: Run,
+    *,
+    tokens: Positive = 2_500_000,
+    rate: Rate = 5e-3,
+    share: Share = 1.0,
+    tokenizer: str = TOKENIZER,
+    device: Device = "cpu",
+) -> None:
     """Stage `fit`: a GenPRM from scratch on the filtered conversations, in the shape of the embedded models.
 
     Args:
         tokens: to train on, padding included; the data are repeated in a new order as often as that takes.
         rate: learning rate.
         share: of the conversations that are used, by lot.
+        tokenizer: `embedded:NAME`, or a folder with one that `tts-train embedded` made.
+        device: where it is trained.
     """
-    identity = run.folder.identity("fit", {"tokens": tokens, "rate": rate, "share": share}, run.seed, ("filter",))
+    how = Fitting(tokens=tokens, rate=rate, share=share, tokenizer=tokenizer, device=device)
+    identity = run.folder.identity("fit", asdict(how), run.seed, ("filter",))
     if run.folder.finished("fit", identity):
         return
     code = run.folder.facts("rationales")["identity"]["params"]["code"]
-    tokenizer = own_tokenizer()
+    words = own_tokenizer(tokenizer)
     records = portion(run.folder.read("filter"), share, run.seed)
-    documents = encoded(tokenizer, [conversation_pieces(tokenizer, record) for record in records])
-    params = GENPRM_PARAMS | ({} if code else {"mode": "analysis"})
-    _train(run, "fit", identity, tokenizer, documents, Schedule(tokens=tokens, rate=rate), "genprm", params)
+    documents = encoded(words, [conversation_pieces(words, record) for record in records])
+    _train(
+        run, "fit", identity, words, documents, how, "genprm", GENPRM_PARAMS | ({} if code else {"mode": "analysis"})
+    )
 
 
-def prm_(run: Run, *, tokens: Positive = 2_500_000, rate: Rate = 5e-3, share: Share = 1.0) -> None:
+def prm_(
+    run: Run,
+    *,
+    tokens: Positive = 2_500_000,
+    rate: Rate = 5e-3,
+    share: Share = 1.0,
+    tokenizer: str = TOKENIZER,
+    device: Device = "cpu",
+) -> None:
     """Stage `prm`: the discriminative baseline on the same labels: steps are good before the first bad one, bad after.
 
     Args:
-        tokens, rate, share: as for `fit`.
+        tokens, rate, share, tokenizer, device: as for `fit`.
     """
-    needed = ("problems", "sample", "label")
-    identity = run.folder.identity("prm", {"tokens": tokens, "rate": rate, "share": share}, run.seed, needed)
+    how = Fitting(tokens=tokens, rate=rate, share=share, tokenizer=tokenizer, device=device)
+    identity = run.folder.identity("prm", asdict(how), run.seed, ("problems", "sample", "label"))
     if run.folder.finished("prm", identity):
         return
-    tokenizer = own_tokenizer()
+    words = own_tokenizer(tokenizer)
     texts = {entry["id"]: entry["problem"] for entry in run.folder.read("problems")}
     steps = {entry["id"]: entry["steps"] for entry in run.folder.read("sample")}
     entries = portion(run.folder.read("label"), share, run.seed)
     pieces = [
-        labelled_pieces(tokenizer, texts[e["problem_id"]], steps[e["id"]], spread(e["labels"], len(steps[e["id"]])))
+        labelled_pieces(words, texts[e["problem_id"]], steps[e["id"]], spread(e["labels"], len(steps[e["id"]])))
         for e in entries
     ]
-    documents = encoded(tokenizer, pieces)
-    _train(run, "prm", identity, tokenizer, documents, Schedule(tokens=tokens, rate=rate), "prm", {})
+    _train(run, "prm", identity, words, encoded(words, pieces), how, "prm", {})
 
 
-def own_tokenizer() -> PreTrainedTokenizerFast:
-    """The tokenizer of the embedded models."""
-    return vocabulary.load(embedded_path("embedded:policy"))
+def own_tokenizer(name: str = TOKENIZER) -> PreTrainedTokenizerFast:
+    """The tokenizer of the embedded models, or of a folder.
+
+    Raises:
+        DataError: there is none, or not one of that kind.
+    """
+    return vocabulary.load(embedded_path(name) if name.startswith("embedded:") else Path(name))
 
 
 def portion(records: Sequence[Record], share: float, seed: int) -> list[Record]:
@@ -132,18 +170,21 @@ def _train(
     identity: Record,
     tokenizer: PreTrainedTokenizerFast,
     documents: Sequence[Document],
-    schedule: Schedule,
+    how: Fitting,
     form: str,
     params: Record,
 ) -> None:
     torch.set_num_threads(1)
-    model = checkpoints.new_model(tokenizer, run.seed)
+    if how.device == "cuda" and not torch.cuda.is_available():
+        raise DataError(f"the stage {stage} asks for device cuda, and torch sees none: set {stage}.device to cpu")
+    model = checkpoints.new_model(tokenizer, run.seed, how.device)
     log = run.folder.path / f"{stage}.log.jsonl"
     pad = tokenizer.pad_token_id
     assert isinstance(pad, int)
+    schedule = Schedule(tokens=how.tokens, rate=how.rate)
     batches = train(model, repeated(documents, run.seed), schedule, seed=run.seed, pad=pad, log=log)
     version = {"genprm": genprm.FORMAT_VERSION, "prm": prm.FORMAT_VERSION}[form]
-    facts = {"seed": run.seed, "tokens": schedule.tokens, "documents": len(documents), "params": params}
+    facts = {"seed": run.seed, "tokens": how.tokens, "documents": len(documents), "params": params}
     checkpoints.save(model, tokenizer, run.folder.path / form, form=form, version=version, **facts)
     run.folder.seal(
         stage,
