@@ -1,6 +1,6 @@
 """Measure the adaptive allocator against every static configuration, on recorded draws, and write a table for docs/.
 
-    python benchmarks/allocator.py --fit tts_engine/assets/allocation-embedded.json     # on arith-dev
+    python benchmarks/allocator.py --limit 200 --seeds 2 --fit tts_engine/assets/allocation-embedded.json
     python benchmarks/allocator.py --out docs/budget-results.md                          # on arith-test, 3 seeds
 
 Every problem is drawn N=16 times and every solution judged by K=8 GenPRM chains (journalled below --work). A replay
@@ -14,9 +14,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +30,7 @@ from rich.progress import track
 
 from tts_engine import Outcome
 from tts_engine.allocation import Allocation, load_allocation
-from tts_engine.compute.allocator import Planner
+from tts_engine.compute.allocator import Beliefs, Planner
 from tts_engine.compute.calibrating import fit_beliefs, fit_confidence, fit_steps
 from tts_engine.compute.replay import (
     Recording,
@@ -45,7 +48,7 @@ from tts_engine.report.words import bounded
 from tts_engine.types import Judged, Verdict
 
 STARTS = (0, N // 2)
-PRICES = (0.06, 0.04, 0.03, 0.024, 0.02, 0.017, 0.014, 0.012, 0.01, 0.007, 0.004, 0.002, 0.001, 0.0004)
+PRICES = (0.2, 0.14, 0.1, 0.08, 0.06, 0.04, 0.03, 0.02, 0.014, 0.01, 0.006, 0.003, 0.001, 0.0004)
 STATIC = [(n, k, how) for n in (1, 2, 3, 4, 6, 8, 12, 16) for k in (0, 1, 2, 4, 8) for how in ("vote", "best", "sure")]
 Array = NDArray[np.float64]
 
@@ -124,8 +127,8 @@ def fit(recordings: Sequence[Recording], levels: int, source: str) -> Allocation
     steps = [vote for item in recordings for vote in step_votes(item)]
     beliefs = fit_steps(beliefs, [vote[:3] for vote in steps], float(np.mean([vote[3] for vote in steps])) / flops)
     curve: list[tuple[float, float]] = []
-    for price in track(PRICES, "prices"):
-        cost = float(replayed(recordings, Planner(beliefs=beliefs, price=price, votes=1, horizon=1))[:, 1].mean())
+    for price, rows in at_prices(recordings, beliefs).items():
+        cost = float(rows[:, 1].mean())
         if not curve or cost / flops > curve[-1][1]:
             curve.append((price, cost / flops))
     return Allocation.of(beliefs, solution_tokens=tokens, curve=tuple(curve), source=source)
@@ -134,6 +137,14 @@ def fit(recordings: Sequence[Recording], levels: int, source: str) -> Allocation
 def replayed(recordings: Sequence[Recording], planner: Planner) -> Array:
     """[recordings, 4] right, FLOPs, solutions, votes; the mean over the starts."""
     return np.array([np.mean([adaptive(item, start, planner) for start in STARTS], axis=0) for item in recordings])
+
+
+def at_prices(recordings: Sequence[Recording], beliefs: Beliefs) -> dict[float, Array]:
+    """`replayed` at each price, some of them at once."""
+    planners = [Planner(beliefs=beliefs, price=price, votes=1, horizon=1) for price in PRICES]
+    with ProcessPoolExecutor(initializer=gc.disable) as pool:  # planners remember millions of states and drop none
+        rows = pool.map(replayed, repeat(recordings), planners)
+        return dict(zip(PRICES, track(rows, "prices", len(PRICES)), strict=True))
 
 
 def fixed(recordings: Sequence[Recording], n: int, k: int, how: str) -> Array:
@@ -145,8 +156,7 @@ def fixed(recordings: Sequence[Recording], n: int, k: int, how: str) -> Array:
 def report(recordings: Sequence[Recording], allocation: Allocation, seeds: int) -> str:
     """The table of docs/budget.md."""
     boot = Bootstrap.grouped([item.problem for item in recordings])
-    found = {price: replayed(recordings, Planner(beliefs=allocation.beliefs, price=price, votes=1, horizon=1))
-             for price in track(PRICES, "prices")}  # fmt: skip
+    found = at_prices(recordings, allocation.beliefs)
     statics = {setting: fixed(recordings, *setting) for setting in STATIC if setting[1] or setting[2] != "best"}
     problems = len({item.problem for item in recordings})
     lines = [

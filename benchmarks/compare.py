@@ -125,7 +125,7 @@ def put(document: Path, name: str, text: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--limit", type=int, default=300, help="problems")
+    parser.add_argument("--limit", type=int, default=500, help="problems")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--work", type=Path, default=WORK, help="journals and sample files")
     parser.add_argument("--out", type=Path, default=Path("runs/compare"), help="reports")

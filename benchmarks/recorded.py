@@ -22,11 +22,13 @@ WORK = Path("runs/recorded")
 
 
 def settings(verifier: str, seed: int = 0) -> dict[str, Any]:
-    """The configuration of one recording."""
+    """The configuration of one recording; each model in a process of its own, which is faster and changes nothing."""
+    apart = {"options": {"process": True}}
     return {
         "strategy": {"name": "best-of-n", "n": N},
-        "verifier": {"name": verifier, "samples": K},
-        "run": {"seed": seed, "concurrency": 24},
+        "policy": apart,
+        "verifier": {"name": verifier, "samples": K, **apart},
+        "run": {"seed": seed, "concurrency": 96},
     }
 
 

@@ -118,7 +118,7 @@ def spent(outcome: Outcome) -> list[float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--limit", type=int, default=300, help="problems")
+    parser.add_argument("--limit", type=int, default=500, help="problems")
     parser.add_argument("--seeds", type=int, default=3, help="of the recorded samples")
     parser.add_argument("--work", type=Path, default=WORK, help="sample files and journals")
     parser.add_argument("--docs", type=Path, default=Path("docs/comparing.md"))

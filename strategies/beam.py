@@ -4,9 +4,10 @@ relative DVTS: diverse verifier tree search, which is many narrow beams side by 
 from __future__ import annotations
 
 from tts_engine.search import Search
-from tts_engine.strategies.levels import Beam, Plan, together
+from tts_engine.strategies.levels import Beam, Plan
 from tts_engine.strategies.options import Count, Natural, Select, Share, Widths
 from tts_engine.strategies.ranks import deal
+from tts_engine.together import together
 from tts_engine.types import Outcome
 
 

@@ -10,27 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
 
 from tts_engine.search import Search
 from tts_engine.strategies.ranks import Standing, chance_to_stay, deal, promised, spread
 from tts_engine.types import Candidate, Judged
 
-T = TypeVar("T")
 ALMOST = math.nextafter(1.0, 0.0)
 """The chance of what is all but certain."""
-
-
-async def together(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """The results, in order; where one fails, the others are cancelled."""
-    tasks = [asyncio.create_task(work) for work in works]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
 
 
 class Gate:

@@ -9,9 +9,9 @@ from functools import partial
 from typing import Literal
 
 from tts_engine.search import Search
-from tts_engine.strategies.levels import together
 from tts_engine.strategies.options import Count, Natural, Positive, Select, Share
 from tts_engine.strategies.visits import Rule, Visits, scoring
+from tts_engine.together import together
 from tts_engine.types import Candidate, Judged, Outcome
 
 Source = Literal["verifier", "rollout", "both"]

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tts_engine.search import Search
-from tts_engine.strategies.levels import together
 from tts_engine.strategies.options import Count, Positive, Share
+from tts_engine.together import together
 from tts_engine.types import Judged, Key, Outcome
 
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 from tts_engine.judging import Critique, critique_of
 from tts_engine.search import Search
-from tts_engine.strategies.levels import Beam, Gate, Plan, together
+from tts_engine.strategies.levels import Beam, Gate, Plan
 from tts_engine.strategies.options import Count, Select, Share
+from tts_engine.together import together
 from tts_engine.types import Judged, Outcome, Usage, Verdict
 
 

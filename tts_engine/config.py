@@ -222,8 +222,9 @@ class RayConfig(Section):
 WAYS = {
     *("url", "key_env", "key_header", "headers", "concurrency", "rate"),
     *("timeout", "stall", "tries", "silence", "pause"),
+    *("process", "kept", "slots"),
 }
-"""Options of a backend that say how an endpoint is reached: a run may be resumed with others."""
+"""Options of a backend that say how an endpoint is reached, or where a model runs: a run may be resumed with others."""
 NOT_IN_DIGEST: dict[str, Any] = {
     "run": {"concurrency", "in_flight", "journal", "baseline"},
     "sandbox": {"workers"},

@@ -17,6 +17,15 @@ async def end(*tasks: asyncio.Future[Any]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
+async def together(works: Iterable[Awaitable[T]]) -> list[T]:
+    """All results, in order; where one fails or the caller is cancelled, all end before this returns."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        await end(*tasks)
+
+
 async def each(work: Callable[[A], Awaitable[T]], items: Iterable[A], at_once: int) -> AsyncIterator[T]:
     """What `work` gives for every item, begun in their order, `at_once` at a time; yields in order of completion.
 

@@ -9,6 +9,7 @@ import re
 from typing import Any
 
 from tests.adapters.conftest import EXAMPLES
+from tests.docs import blocks
 from tts_engine.adapters.told import Solved, Verified
 from tts_engine.cli.common import given, models
 from tts_engine.cli.mcp import parser
@@ -18,15 +19,11 @@ ROOT = EXAMPLES.parent
 TEXT = (ROOT / "docs/agents.md").read_text()
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", TEXT, re.S)
-
-
 def test_the_python_snippets() -> None:
     names: dict[str, Any] = {}
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
-        for block in blocks("python"):
+        for block in blocks(TEXT, "python"):
             exec(block, names)
     reached, answer, wrong, reward = said.getvalue().splitlines()
     assert reached.startswith("29 [")
@@ -36,7 +33,7 @@ def test_the_python_snippets() -> None:
 
 
 def test_the_entry_for_mcp_clients_is_understood() -> None:
-    (block,) = blocks("json")
+    (block,) = blocks(TEXT, "json")
     server = json.loads(block)["mcpServers"]["tts"]
     assert server["command"] == "tts-mcp"
     arguments = parser().parse_args(server["args"])

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.docs import blocks
 from tests.serve.conftest import Running
 from tts_engine.cli.serve import main
 from tts_engine.config import Config
@@ -24,15 +25,11 @@ TEXT = (ROOT / "docs/serving.md").read_text()
 ADDRESS = "http://127.0.0.1:8000"
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", TEXT, re.S)
-
-
 def test_the_python_snippets(embedded: Running) -> None:
     names: dict[str, Any] = {}
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
-        for block in blocks("python"):
+        for block in blocks(TEXT, "python"):
             exec(block.replace(ADDRESS, embedded.url), names)
     names["client"].close()
     assert "\\boxed{40}" in said.getvalue()
@@ -42,7 +39,7 @@ def test_the_python_snippets(embedded: Running) -> None:
 def test_the_curl_snippets(embedded: Running) -> None:
     if shutil.which("curl") is None:
         pytest.skip("there is no curl on this machine")
-    (command,) = [block for block in blocks("bash") if block.startswith("curl")]
+    (command,) = [block for block in blocks(TEXT, "bash") if block.startswith("curl")]
     done = subprocess.run(
         ["bash", "-c", command.replace(ADDRESS, embedded.url)], capture_output=True, text=True, check=True
     )
@@ -55,7 +52,7 @@ def test_the_commands_about_keys(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (block,) = [block for block in blocks("bash") if "keys add" in block]
+    (block,) = [block for block in blocks(TEXT, "bash") if "keys add" in block]
     for line in block.splitlines():
         assert main(line.split()[1:]) == 0
     key, listing = capsys.readouterr().out.splitlines()
@@ -65,7 +62,7 @@ def test_the_commands_about_keys(
 
 
 def test_the_configurations() -> None:
-    for data in [*map(yaml.safe_load, blocks("yaml")), yaml.safe_load((ROOT / "configs/serve.yaml").read_text())]:
+    for data in [*map(yaml.safe_load, blocks(TEXT, "yaml")), yaml.safe_load((ROOT / "configs/serve.yaml").read_text())]:
         config = GatewayConfig.build(data)
         assert isinstance(config, Config)
         assert [verifier.name for verifier in config.serve.verifiers] == ["prm"]

@@ -35,6 +35,9 @@ from tts_engine.selection import select
 from tts_engine.strategies import STRATEGIES
 from tts_engine.types import Outcome, Problem
 
+MANY = 32
+"""Problems from which on two local models are given a process each: that many earn back what starting them takes."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
@@ -109,6 +112,8 @@ def prepare(arguments: Namespace, stderr: Console) -> Job:
     if resumed and stored_config:
         resumed.check(stored_config, config)
     problems = pick_problems(arguments, stderr, stored)
+    if len(problems) >= MANY and not arguments.ray:
+        config = _apart(config)
     folder = resumed or RunFolder(Path(arguments.out) if arguments.out else _new_folder(config.strategy.name))
     return Job(
         config=config,
@@ -304,6 +309,16 @@ def _fitting(config: Config) -> Config:
     if judges(strategy):
         return config
     return config.model_copy(update={"verifier": config.verifier.model_copy(update={"name": "none"})})
+
+
+def _apart(config: Config) -> Config:
+    """Each local model in a process of its own, where nothing else is said: faster, and the outcomes are the same."""
+    changes = {
+        role: section.model_copy(update={"options": {"process": True, **section.options}})
+        for role, section in (("policy", config.policy), ("verifier", config.verifier))
+        if section.backend == "local" and config.verifier.name != "none"
+    }
+    return config.model_copy(update=changes)
 
 
 def _new_folder(strategy: str) -> Path:

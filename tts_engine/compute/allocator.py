@@ -105,7 +105,7 @@ class Beliefs:
     def _passed(self, answer: Answer, passes: tuple[float, ...]) -> float:
         """Chance that the steps which are known to be accepted would be."""
         left = answer.left or 0
-        return math.prod(passes[min(i, len(passes) - 1)] for i in range(left, left + answer.judged))
+        return math.prod(_pass(passes, i) for i in range(left, left + answer.judged))
 
     def vote_odds(self, yes: int, votes: int) -> float:
         """Log likelihood ratio, right against wrong, of `yes` among `votes`."""
@@ -123,26 +123,55 @@ class Beliefs:
         """Cost of the next vote if it is a yes and if it is a no, which ends at the first step that is rejected."""
         if answer.left is None or not self.passes_wrong:
             return self.accept, self.reject
-        passes = [self.passes_wrong[min(i, len(self.passes_wrong) - 1)] for i in reversed(range(answer.left))]
+        passes = [_pass(self.passes_wrong, i) for i in reversed(range(answer.left))]
         reached = list(accumulate(passes[:-1], mul, initial=1.0))  # chance that a wrong solution's next step is judged
         return self.turn * answer.left, self.turn * math.fsum(reached)
 
 
+class Posterior:
+    """The posterior of states; what it has worked out of answers and counts is remembered."""
+
+    def __init__(self, beliefs: Beliefs) -> None:
+        self._beliefs = beliefs
+        self._odds: dict[Answer, float] = {}
+        self._counts: dict[tuple[int, int], float] = {}
+        self._known: dict[State, list[float]] = {}
+
+    def __call__(self, state: State) -> list[float]:
+        """Probability of each answer of being right, then that of none of them; sums to 1."""
+        known = self._known.get(state)
+        if known is None:
+            known = self._known[state] = self._worked_out(state)
+        return known
+
+    def _worked_out(self, state: State) -> list[float]:
+        total = sum(answer.draws for answer in state)
+        weights = [self._count(answer.draws, total) + self._odd(answer) for answer in state]
+        weights.append(self._count(0, total))
+        most = max(weights)
+        parts = [math.exp(weight - most) for weight in weights]
+        whole = math.fsum(parts)
+        return [part / whole for part in parts]
+
+    def _odd(self, answer: Answer) -> float:
+        found = self._odds.get(answer)
+        if found is None:
+            found = self._odds[answer] = self._beliefs.odds(answer)
+        return found
+
+    def _count(self, n: int, total: int) -> float:
+        """Log weight of an answer with n of all draws (0: of none that was seen), less what all of them share."""
+        found = self._counts.get((n, total))
+        if found is None:
+            (a, b), theta = self._beliefs.solve, self._beliefs.spread
+            found = math.lgamma(a + n) + math.lgamma(b + total - n) - math.lgamma(theta + total - n)
+            found = self._counts[n, total] = found - (math.lgamma(n) + math.log(theta) if n else 0.0)
+        return found
+
+
 def posterior(state: State, beliefs: Beliefs) -> list[float]:
     """Probability of each answer of being right, then that of none of them; sums to 1."""
-    a, b = beliefs.solve
-    theta, total = beliefs.spread, sum(answer.draws for answer in state)
-    table = math.fsum(math.lgamma(answer.draws) for answer in state) + len(state) * math.log(theta)
-    weights = [
-        _log_beta(a + n, b + total - n) + table - math.lgamma(n) - math.log(theta) - math.lgamma(theta + total - n)
-        + beliefs.odds(answer)
-        for answer in state for n in answer[:1]
-    ]  # fmt: skip
-    weights.append(_log_beta(a, b + total) + table - math.lgamma(theta + total))
-    most = max(weights)
-    parts = [math.exp(weight - most) for weight in weights]
-    whole = math.fsum(parts)
-    return [part / whole for part in parts]
+    return Posterior(beliefs)(state)
 
 
 def next_answer(state: State, chances: Sequence[float], beliefs: Beliefs) -> list[float]:
@@ -172,8 +201,8 @@ class Purchase:
 
 
 STOP = Purchase("stop")
-ASKS = 6
-"""Votes that a plan looks ahead where an answer may get one; half of them where it may get two, and so on."""
+ASKS, CHOICES = 3, 6
+"""Votes that a plan looks ahead at most, and that number times the votes that an answer may get."""
 RARE = 0.02
 """Outcomes of a draw less likely than this are not planned for."""
 TOGETHER, SURE = 4, 0.9
@@ -197,6 +226,11 @@ class Planner:
     votes: int = 2
     horizon: int = 8
     _known: dict[tuple[State, int, int], tuple[float, Purchase]] = field(default_factory=dict, repr=False)
+    _costs: dict[Answer, tuple[float, float]] = field(default_factory=dict, repr=False)
+    _posterior: Posterior = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._posterior = Posterior(self.beliefs)
 
     @property
     def by_steps(self) -> bool:
@@ -211,7 +245,7 @@ class Planner:
     def at_once(self, state: State, drawn: int) -> int:
         """How many solutions to draw together where one is wanted: more as long as the next purchase would be another
         one with a chance of `SURE`. That wastes at most 1 - SURE solutions for each that is added."""
-        count, worlds = 1, self._outcomes(state_of(state), posterior(state_of(state), self.beliefs))
+        count, worlds = 1, self._outcomes(state_of(state), self._posterior(state_of(state)))
         while count < TOGETHER and drawn + count < self.draws:
             wanted = math.fsum(share for after, share in worlds if self.choose(after, drawn + count).kind == "draw")
             if wanted < SURE:
@@ -220,7 +254,7 @@ class Planner:
             worlds = [
                 (later, share * chance)
                 for after, share in worlds
-                for later, chance in self._outcomes(after, posterior(after, self.beliefs))
+                for later, chance in self._outcomes(after, self._posterior(after))
             ]
         return count
 
@@ -231,7 +265,7 @@ class Planner:
     @property
     def _asks(self) -> int:
         """Votes that a plan looks ahead: fewer where there are more to choose from."""
-        return max(ASKS // max(self.votes, 1), 1)
+        return max(min(ASKS, CHOICES // max(self.votes, 1)), 1)
 
     def _solve(self, state: State, ahead: int, asks: int) -> tuple[float, Purchase]:
         known = self._known.get((state, ahead, asks))
@@ -240,7 +274,7 @@ class Planner:
         return known
 
     def _best(self, state: State, ahead: int, asks: int) -> tuple[float, Purchase]:
-        chances = posterior(state, self.beliefs)
+        chances = self._posterior(state)
         stop = max(chances[:-1], default=0.0)
         best, purchase = stop, STOP
         for place in self._worth_asking(state, chances) if asks else ():
@@ -256,7 +290,7 @@ class Planner:
     def _worth_asking(self, state: State, chances: Sequence[float]) -> list[int]:
         """The likeliest answer without a vote, and the likeliest of those that may get another one: a dearer vote on a
         less likely answer is not looked at. None where a vote costs more than all that can be gained."""
-        least = min((self.beliefs.vote_costs(answer)[1] for answer in state), default=0.0)
+        least = min((self._vote_costs(answer)[1] for answer in state), default=0.0)
         if 1 - max(chances[:-1], default=0.0) <= self.price * least:
             return []
         fresh = [i for i, answer in enumerate(state) if not answer.votes]
@@ -269,8 +303,14 @@ class Planner:
         yes = beliefs.yes_chance(answer, chance)
         after = (_replaced(state, place, voted(answer, vote)) for vote in (1, 0))
         accepted, rejected = (self._solve(outcome, ahead, asks - 1)[0] for outcome in after)
-        accept, reject = beliefs.vote_costs(answer)
+        accept, reject = self._vote_costs(answer)
         return yes * (accepted - self.price * accept) + (1 - yes) * (rejected - self.price * reject)
+
+    def _vote_costs(self, answer: Answer) -> tuple[float, float]:
+        found = self._costs.get(answer)
+        if found is None:
+            found = self._costs[answer] = self.beliefs.vote_costs(answer)
+        return found
 
     def _draw(self, state: State, chances: Sequence[float], ahead: int, asks: int) -> float:
         """Rare outcomes count as if they changed nothing: they are many, and their sum is small."""
@@ -305,12 +345,18 @@ def voted(answer: Answer, vote: int) -> Answer:
     return answer._replace(yes=answer.yes + vote, votes=answer.votes + 1, judged=0, left=None)
 
 
+def _pass(passes: tuple[float, ...], left: int) -> float:
+    """The chance that a step is accepted when `left` are left after it; the last known one for more."""
+    return passes[min(left, len(passes) - 1)]
+
+
 def text_order(asked: int, rejected: bool, left: int, copies: int) -> tuple[int, ...]:
     """Which text of an answer is voted on next, the least first: fewest votes, not known to be rejected, fewest steps
     left to judge (the last two 0 where votes are bought whole), then the commonest."""
     return asked, rejected, left, -copies
 
 
+@lru_cache(maxsize=1 << 16)
 def _order(answer: Answer) -> tuple[int, ...]:
     return tuple(-1 if number is None else number for number in answer)
 

@@ -24,7 +24,7 @@ from tts_engine.serve.logs import LOG
 from tts_engine.serve.plan import Plan
 from tts_engine.serve.problems import Refusal, refusal
 from tts_engine.serve.progress import Tracker, left_of
-from tts_engine.together import end
+from tts_engine.together import end, together
 from tts_engine.types import Completion, Outcome, Role, Usage
 
 T = TypeVar("T")
@@ -57,7 +57,7 @@ async def carry_out(engine: Engine, plan: Plan, account: Account, number: str, t
         with scope:
             payers = scope.split(plan.choices, "choice") if plan.choices > 1 else [scope]
             heard = None if tell is None else _with_left(plan, scope, tell)
-            results = await _together([_choice(engine, plan, i, payer, heard) for i, payer in enumerate(payers)])
+            results = await together([_choice(engine, plan, i, payer, heard) for i, payer in enumerate(payers)])
             _check_worth(results, scope, account)
     except TTSError as error:
         raise failed(error, account) from error
@@ -125,17 +125,6 @@ def failed(error: TTSError, account: Account) -> Refusal:
     if isinstance(error, BudgetExhausted) and any(amount <= 0 for amount in account.left().values()):
         return Refusal(429, "the budget of this key is spent; wait for its next period", "insufficient_quota")
     return refusal(error)
-
-
-async def _together(works: Sequence[Awaitable[T]]) -> list[T]:
-    """All results in order; where one fails or the caller is cancelled, all end before this returns."""
-    if len(works) == 1:
-        return [await works[0]]
-    tasks = [asyncio.ensure_future(work) for work in works]
-    try:
-        return list(await asyncio.gather(*tasks))
-    finally:
-        await end(*tasks)
 
 
 async def queued(work: Callable[[], Awaitable[T]], ticket: Ticket, account: Account, seconds: float) -> T:
