@@ -118,7 +118,7 @@ def load(data: Any) -> Recording:  # noqa: ANN401
     return Recording(problem, [Solution(*solution) for solution in solutions], loaded)
 
 
-def fit(recordings: Sequence[Recording], levels: int, source: str) -> Allocation:
+def fit(recordings: Sequence[Recording], levels: int, votes: int, source: str) -> Allocation:
     """Beliefs and the cost at each price."""
     beliefs = fit_beliefs([answer_records(item) for item in recordings])
     beliefs = fit_confidence(beliefs, [draw_histories(item) for item in recordings], levels)
@@ -127,7 +127,7 @@ def fit(recordings: Sequence[Recording], levels: int, source: str) -> Allocation
     steps = [vote for item in recordings for vote in step_votes(item)]
     beliefs = fit_steps(beliefs, [vote[:3] for vote in steps], float(np.mean([vote[3] for vote in steps])) / flops)
     curve: list[tuple[float, float]] = []
-    for price, rows in at_prices(recordings, beliefs).items():
+    for price, rows in at_prices(recordings, beliefs, votes).items():
         cost = float(rows[:, 1].mean())
         if not curve or cost / flops > curve[-1][1]:
             curve.append((price, cost / flops))
@@ -139,9 +139,9 @@ def replayed(recordings: Sequence[Recording], planner: Planner) -> Array:
     return np.array([np.mean([adaptive(item, start, planner) for start in STARTS], axis=0) for item in recordings])
 
 
-def at_prices(recordings: Sequence[Recording], beliefs: Beliefs) -> dict[float, Array]:
+def at_prices(recordings: Sequence[Recording], beliefs: Beliefs, votes: int) -> dict[float, Array]:
     """`replayed` at each price, some of them at once."""
-    planners = [Planner(beliefs=beliefs, price=price, votes=1, horizon=1) for price in PRICES]
+    planners = [Planner(beliefs=beliefs, price=price, votes=votes, horizon=1) for price in PRICES]
     with ProcessPoolExecutor(initializer=gc.disable) as pool:  # planners remember millions of states and drop none
         rows = pool.map(replayed, repeat(recordings), planners)
         return dict(zip(PRICES, track(rows, "prices", len(PRICES)), strict=True))
@@ -153,10 +153,10 @@ def fixed(recordings: Sequence[Recording], n: int, k: int, how: str) -> Array:
     return np.array([np.mean([static(item, start, n, k, how) for start in starts], axis=0) for item in recordings])
 
 
-def report(recordings: Sequence[Recording], allocation: Allocation, seeds: int) -> str:
+def report(recordings: Sequence[Recording], allocation: Allocation, votes: int, seeds: int) -> str:
     """The table of docs/budget.md."""
     boot = Bootstrap.grouped([item.problem for item in recordings])
-    found = at_prices(recordings, allocation.beliefs)
+    found = at_prices(recordings, allocation.beliefs, votes)
     statics = {setting: fixed(recordings, *setting) for setting in STATIC if setting[1] or setting[2] != "best"}
     problems = len({item.problem for item in recordings})
     lines = [
@@ -214,17 +214,19 @@ def main() -> None:
     parser.add_argument("--levels", type=int, default=3, help="levels of the policy's confidence, for --fit")
     parser.add_argument("--fit", type=Path, metavar="FILE", help="fit an allocation on arith-dev instead")
     parser.add_argument("--allocation", default="embedded")
+    parser.add_argument("--votes", type=int, default=1, help="on an answer at most")
+    parser.add_argument("--dataset", default="arith-test")
     parser.add_argument("--work", type=Path, default=WORK, help="journals")
     parser.add_argument("--out", type=Path, help="where to write the tables (default: print them)")
     options = parser.parse_args()
-    name = "arith-dev" if options.fit else "arith-test"
+    name = "arith-dev" if options.fit else options.dataset
     each = [asyncio.run(record(name, seed, options.limit, options.work)) for seed in range(options.seeds)]
     recordings = [item for found in each for item in found]
     if options.fit:
         source = f"{name}, {options.limit} problems x {options.seeds} seeds, best-of-n N={N} K={K}"
-        fit(recordings, options.levels, source).save(options.fit)
+        fit(recordings, options.levels, options.votes, source).save(options.fit)
         return
-    text = report(recordings, load_allocation(options.allocation), options.seeds)
+    text = report(recordings, load_allocation(options.allocation), options.votes, options.seeds)
     print(text)
     if options.out:
         options.out.write_text(text + "\n", encoding="utf-8")

@@ -74,7 +74,8 @@ def _train(prepared: Prepared, options: argparse.Namespace) -> int:
     from tts_engine.report.training import write_report
     from tts_engine.verifiers.training.finetune import finetune
     from tts_engine.verifiers.training.prepare import make_job, open_folder
-    from tts_engine.verifiers.training.watch import LOG, Watch, quiet
+    from tts_engine.verifiers.training.quiet import quiet
+    from tts_engine.verifiers.training.watch import LOG, Watch
 
     job = make_job(prepared, options.data, options.out)
     first = PartialState().is_main_process

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from tts_engine.verifiers.training.quiet import quiet
+
 CONTEXT = 1024
 FORMAT_FILE = "tts_format.json"
 
@@ -79,7 +81,8 @@ def save(
     shutil.rmtree(fresh, ignore_errors=True)
     copy = LlamaForCausalLM(model.config)
     copy.load_state_dict(model.state_dict())
-    copy.bfloat16().save_pretrained(fresh)
+    with quiet():
+        copy.bfloat16().save_pretrained(fresh)
     tokenizer.save_pretrained(fresh)
     ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     GenerationConfig(**ends).save_pretrained(fresh)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,26 +14,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.utils import logging
 
 LOG = "log.jsonl"
 Record = dict[str, Any]
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Only errors from transformers and peft, and none of their bars: the log and the progress say the rest."""
-    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # what one of them says of the other
-            yield
-    finally:
-        logging.set_verbosity(before)
-        if bars:
-            logging.enable_progress_bar()
 
 
 class Watch(TrainerCallback):  # type: ignore[misc]  # transformers is not typed to mypy
