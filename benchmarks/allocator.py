@@ -48,7 +48,7 @@ from tts_engine.report.words import bounded
 from tts_engine.types import Judged, Verdict
 
 STARTS = (0, N // 2)
-PRICES = (0.2, 0.14, 0.1, 0.08, 0.06, 0.04, 0.03, 0.02, 0.014, 0.01, 0.006, 0.003, 0.001, 0.0004)
+PRICES = (0.2, 0.14, 0.1, 0.07, 0.05, 0.04, 0.03, 0.02, 0.014, 0.01, 0.008, 0.006, 0.003, 0.001, 0.0004)
 STATIC = [(n, k, how) for n in (1, 2, 3, 4, 6, 8, 12, 16) for k in (0, 1, 2, 4, 8) for how in ("vote", "best", "sure")]
 Array = NDArray[np.float64]
 

@@ -28,7 +28,7 @@ from tts_engine.report.points import Grid
 from tts_engine.report.recordings import load_recordings
 from tts_engine.report.words import bounded, short
 
-BUDGETS = ("tokens=100", "tokens=300", "tokens=1000", "tokens=3000")
+BUDGETS = ("tokens=150", "tokens=300", "tokens=1000", "tokens=3000")
 REAL = ("example_model_solutions.jsonl.gz", "sampled_qwen25math_rm__math_cot_100.jsonl.gz", "gpt-4_0.7_naive_cot")
 Record = dict[str, Any]
 

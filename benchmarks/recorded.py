@@ -28,7 +28,7 @@ def settings(verifier: str, seed: int = 0) -> dict[str, Any]:
         "strategy": {"name": "best-of-n", "n": N},
         "policy": apart,
         "verifier": {"name": verifier, "samples": K, **apart},
-        "run": {"seed": seed, "concurrency": 96},
+        "run": {"seed": seed, "concurrency": 24},
     }
 
 
