@@ -244,8 +244,12 @@ async def test_no_more_run_at_once_than_there_are_slots(llama: Path) -> None:
         await asyncio.gather(*(backend.complete(ask(story(i, 6), max_tokens=16, key=i)) for i in range(6)))
         counters = backend.counters()
     assert counters["drawn"] <= 2 * counters["steps"]
-    with pytest.raises(ConfigError, match="kept at least 0"):
-        LocalBackend(llama, kept=-1)
+
+
+@pytest.mark.parametrize("options", [{"kept": -1}, {"slots": 0}, {"threads": 0}, {"context": 1}])
+def test_sizes_that_make_no_sense_are_refused(llama: Path, options: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match="slots and threads must be at least 1, kept at least 0"):
+        LocalBackend(llama, **options)  # type: ignore[arg-type]
 
 
 async def test_urgent_requests_go_first(llama: Path) -> None:

@@ -77,7 +77,7 @@ class LocalBackend:
         threads: int | None = None,
         kv_bytes: int | None = None,
     ) -> None:
-        if min(slots, threads or 1) < 1 or kept < 0 or (context is not None and context < 2):
+        if min(slots, 1 if threads is None else threads) < 1 or kept < 0 or (context is not None and context < 2):
             raise ConfigError("slots and threads must be at least 1, kept at least 0, context at least 2")
         if dtype not in {"auto", "float32", "bfloat16", "float16"}:
             raise ConfigError(f"unknown dtype {dtype!r}: use auto, float32, bfloat16 or float16")
