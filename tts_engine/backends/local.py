@@ -131,7 +131,7 @@ class LocalBackend:
         )
 
     def _pages(self, weights: Weights) -> int:
-        """As many pages as the slots can use, within `kv_bytes`."""
+        """As many pages as those that run can use, within `kv_bytes`; what is kept shares them."""
         allowed = (self._kv_bytes or _spare_bytes(self._device)) // weights.page_bytes
         one = pages_for(self._context)
         if allowed < one:
@@ -139,7 +139,7 @@ class LocalBackend:
                 f"a context of {self._context} tokens needs {one * weights.page_bytes >> 20} MiB of cache, more than "
                 f"kv_bytes allows: raise kv_bytes or lower context to {allowed * PAGE} tokens"
             )
-        return min(allowed, one * self._slots)
+        return min(allowed, one * self._batch)
 
     async def complete(self, request: Request) -> Completion:
         """Answer a request; see `Backend.complete`."""
