@@ -20,20 +20,25 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from recorded import WORK, K, N, bars, recorded, settings
 
 import tts_engine
+from tts_engine.cli.training_eval import read_stories
 from tts_engine.config import Config
+from tts_engine.problems import load_problems
 from tts_engine.report.compare import Comparison, Recording, compare
 from tts_engine.report.points import Grid, Point, oracle_curve
 from tts_engine.report.pools import Arm, Array, Pool, samples_of
-from tts_engine.report.recordings import load_recordings
-from tts_engine.report.samplefile import header_key, write_samples
+from tts_engine.report.recordings import load_recordings, read_lines
+from tts_engine.report.samplefile import header_key, read_samples, write_samples
 from tts_engine.report.subsample import Draws
 from tts_engine.report.words import bounded
 from tts_engine.resolving import resolved
 from tts_engine.types import Aggregation
+from tts_engine.verifiers.training.domain import first_error
 
+DATASET = "arith-test"
 NS, KS = (1, 2, 4, 8, 16), (1, 2, 4, 8)
 VERIFIERS = ("genprm", "prm")
 AUC_DRAWS = 32
@@ -60,21 +65,41 @@ async def measure(limit: int, seeds: int, work: Path) -> list[Path]:
     with bars() as progress:
         for path, seed, verifier in files:
             if header_key(path) != str(limit):
-                found = await recorded("arith-test", verifier, seed, limit, work, progress)
+                found = await recorded(DATASET, verifier, seed, limit, work, progress)
                 pairs = [(outcome.problem, samples_of(outcome)) for outcome in found]
                 write_samples(path, arm(verifier), pairs, str(limit))
     return [path for path, *_ in files]
 
 
-def auc(pools: Sequence[Pool], aggregation: Aggregation, k: int) -> Array:
-    """[problems] chance that a right solution is valued above a wrong one of the same problem by k chains; nan where
-    there are not both. A solution that was not judged has the value 0."""
+def auc(values: Sequence[Array], good: Sequence[NDArray[np.bool_]]) -> Array:
+    """[problems] chance that a good solution is valued above another one of the same problem; nan where there are not
+    both.
+
+    Args:
+        values: for each problem, [draws, N].
+        good: for each problem, [N].
+    """
     result = []
-    for pool in pools:
-        value = np.nan_to_num(Draws(pool, aggregation, AUC_DRAWS).values(k))
-        wins = np.sign(value[:, pool.right, None] - value[:, None, ~pool.right])
+    for value, is_good in zip(values, good, strict=True):
+        wins = np.sign(value[:, is_good, None] - value[:, None, ~is_good])
         result.append(np.mean(0.5 + 0.5 * wins) if wins.size else np.nan)
     return np.array(result)
+
+
+def judged_values(pools: Sequence[Pool], aggregation: Aggregation, k: int) -> list[Array]:
+    """For each problem, [draws, N] the values by k chains; 0 where a solution was not judged."""
+    return [np.nan_to_num(Draws(pool, aggregation, AUC_DRAWS).values(k)) for pool in pools]
+
+
+def sound_solutions(files: Sequence[Path], pools: Sequence[Pool]) -> list[NDArray[np.bool_]]:
+    """For each problem, [N] whether the domain's exact checker finds no wrong step in a solution."""
+    stories, prompts = read_stories(DATASET), {problem.id: problem.prompt for problem in load_problems(DATASET)}
+    found: dict[str, list[bool]] = {}
+    for path in files:
+        for name, _, samples in read_samples(path, read_lines(path))[1]:
+            story = stories[prompts[name]]
+            found.setdefault(name, []).extend(first_error(story, s.text.split("\n")) is None for s in samples)
+    return [np.array(found[pool.problem]) for pool in pools]
 
 
 class Results:
@@ -82,6 +107,7 @@ class Results:
 
     def __init__(self, files: Sequence[Path]) -> None:
         self.genprm, self.prm = _by_name(load_recordings(files))
+        self.sound = sound_solutions([path for path in files if path.name.startswith("genprm")], self.genprm.pools)
         grid = Grid(n=NS, k=KS, selectors=("majority", "weighted", "best"))
         self.found: Comparison = compare([self.genprm, self.prm], (), grid)
         self._points = {
@@ -104,9 +130,20 @@ class Results:
         """A line of the table of selectors."""
         source: Recording = self.genprm if name == "genprm" else self.prm
         vote, best = self.judged(name, N, k).accuracy, self.judged(name, N, k, "best").accuracy
-        area = self.found.bootstrap.interval(auc(source.pools, source.arm.aggregation, k))
+        values = judged_values(source.pools, source.arm.aggregation, k)
+        areas = (self.area(values, [pool.right for pool in source.pools]), self.area(values, self.sound))
         figures = (self.points(best), self.points(vote), self.points(vote - self.majority(N).accuracy))
-        return f"| {label} | {' | '.join(figures)} | {bounded(area, '.3f', 1)} |"
+        return f"| {label} | {' | '.join((*figures, *areas))} |"
+
+    def checker_row(self) -> str:
+        """The exact checker as a verifier: what is left of its AUC are right answers behind a wrong step."""
+        values = [sound[None].astype(float) for sound in self.sound]
+        area = self.area(values, [pool.right for pool in self.genprm.pools])
+        return f"| the domain's exact checker (1 or 0) |  |  |  | {area} | 1 |"
+
+    def area(self, values: Sequence[Array], good: Sequence[NDArray[np.bool_]]) -> str:
+        """An AUC with its interval."""
+        return bounded(self.found.bootstrap.interval(auc(values, good)), ".3f", 1)
 
 
 def _by_name(found: Sequence[Recording]) -> list[Recording]:
@@ -134,11 +171,18 @@ def report(results: Results, seeds: int, seconds: float) -> str:
         "",
         f"## Selection among {N} solutions",
         "",
-        "| verifier | best of N | score-weighted vote | vote minus majority | within-problem AUC |",
-        "|---|---|---|---|---|",
-        f"| none (majority) |  | {points(results.majority(N).accuracy)} |  |  |",
+        "| verifier | best of N | score-weighted vote | vote minus majority | AUC, answer right"
+        " | AUC, all steps right |",
+        "|---|---|---|---|---|---|",
+        f"| none (majority) |  | {points(results.majority(N).accuracy)} |  |  |  |",
         results.row("discriminative PRM", "prm", 1),
         *(results.row(f"GenPRM with code, K={k}", "genprm", k) for k in KS),
+        results.checker_row(),
+        "",
+        "AUC: chance that a good solution is valued above another one of the same problem (ties count half). Good is"
+        " one whose answer is right, which is what selection needs, or one without a wrong step, which is what a"
+        " verifier of steps is asked; some right answers stand behind a wrong step, so that even the checker misses"
+        " them.",
         "",
         "Rising with K (score-weighted vote, paired differences):",
         "",

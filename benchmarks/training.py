@@ -5,28 +5,24 @@
     python benchmarks/training.py --work runs/training --report          # only write the figures into docs/training.md
 
 Part one draws 128 rollouts of every prefix of some solutions once; every way of labelling and of stopping early is
-replayed on these draws, so that all are paired. Part two varies one thing at a time around configs/train-embedded.yaml
-(`ARMS`), trains a GenPRM each and searches with it. Intervals: percentile bootstrap over problems, 95 %.
+replayed on these draws, so that all are paired. Part two (training_arms.py) varies one thing at a time around
+configs/train-embedded.yaml, trains a GenPRM each and searches with it; `--arms` names some, so that two processes can
+share the work once the first arm is done. Intervals: percentile bootstrap over problems, 95 %.
 """
 
 from __future__ import annotations
 
 import argparse
-import shutil
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from training_arms import ARMS, BASE, Settings, arm_report, bootstrap, data_folder, run_stage, work_off_arms
 
-from tts_engine.cli.training import execute, line, load_settings, stages
-from tts_engine.problems import load_problems
 from tts_engine.report.intervals import Interval
-from tts_engine.report.points import Bootstrap
 from tts_engine.report.words import bounded
 from tts_engine.verifiers.training.labels import Method, exact_labels, labels_of
 from tts_engine.verifiers.training.manifest import Folder, Record
@@ -42,31 +38,9 @@ from tts_engine.verifiers.training.plans import (
 )
 from tts_engine.verifiers.training.rolling import case_of
 from tts_engine.verifiers.training.rpe import first_bad
-from tts_engine.verifiers.training.stages import Run
 
-CONFIG = Path("configs/train-embedded.yaml")
-DATA = ("problems", "sample", "rollouts")
-"""Stages that arms share where their settings are equal."""
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 Labels = tuple[bool, ...]
-Settings = dict[str, dict[str, Any]]
-
-bootstrap = cache(Bootstrap.of)
-"""Resamples of so many problems, drawn once."""
-BASE, PRM = "recipe", "discriminative-prm"
-ARMS: Mapping[str, Settings] = {
-    BASE: {},
-    "exact-labels": {"label": {"method": "exact"}},
-    "no-consensus": {"filter": {"consensus": False}},
-    "hard-labels": {"rollouts": {"stop": "right"}, "label": {"method": "hard"}},
-    "rpe-0.5": {"rollouts": {"threshold": 0.5}, "label": {"threshold": 0.5}},
-    "rpe-1.0": {"rollouts": {"threshold": 1.0}, "label": {"threshold": 1.0}},
-    "no-code": {"rationales": {"code": False}, "filter": {"consensus": False}},
-    "half-of-the-data": {"fit": {"share": 0.5}},
-    PRM: {},
-    "quarter-of-the-data": {"fit": {"share": 0.25}},
-}
-"""What differs from the recipe, most wanted first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,105 +180,35 @@ def label_report(folder: Folder) -> list[str]:
     return lines
 
 
-def settings_of(arm: str, options: argparse.Namespace) -> Settings:
-    """The recipe with what the arm changes and what the options make smaller."""
-    found: Settings = {name: dict(section) for name, section in load_settings(CONFIG, [], stages())["stages"].items()}
-    for name, changes in ARMS[arm].items():
-        found[name] |= changes
-    found["problems"] |= {"limit": options.problems}
-    found["fit"] |= {"tokens": options.tokens}
-    found["prm"] |= {"tokens": options.tokens}
-    found["eval"] |= {"limit": options.limit, "compare": found["eval"]["compare"] if arm == BASE else {}}
-    unneeded = {"refinements"} | ({"rationales", "filter", "fit"} if arm == PRM else {"prm"})
-    unneeded |= {"rollouts"} if found["label"]["method"] == "exact" else set()
-    return {name: section for name, section in found.items() if name not in unneeded}
+def work_off(options: argparse.Namespace) -> None:
+    """Both parts, as far as time goes; what is finished is skipped, what was begun is gone on with."""
+    if options.measured:
+        draw_labels(options)
+    work_off_arms(options)
 
 
-def jobs(options: argparse.Namespace) -> Iterator[tuple[Path, int, str, dict[str, Any]]]:
-    """Folder, seed, stage and its settings, in the order in which they are worked off."""
+def draw_labels(options: argparse.Namespace) -> None:
+    """Part one: 128 draws of every prefix of some solutions."""
     measure: Settings = {
         "problems": {"limit": options.measured},
         "sample": {"per_problem": 16},
         "rollouts": {"k": 128, "stop": "zero", "root": "drawn"},
     }
-    first = [(options.work / "labels", 100, name, section) for name, section in measure.items() if options.measured]
-    arms = [
-        (options.work / f"seed{seed}" / arm, seed, name, section)
-        for seed in options.seeds
-        for arm in options.arms
-        for name, section in settings_of(arm, options).items()
-    ]
-    yield from (*first, *arms)
-
-
-def work_off(options: argparse.Namespace) -> None:
-    """All jobs, as far as time goes; what is finished is skipped, what was begun is gone on with."""
-    known = stages()
-    for path, seed, name, section in jobs(options):
-        folder = Folder(path)
-        folder.make()
-        if name in DATA:
-            borrow(folder, name, section, seed)
-        done = folder.manifest(name).exists()
-        run = Run(folder=folder, seed=seed, problems=load_problems, concurrency=8 if path.name == "labels" else 32)
-        execute(known[name], run, section, name)
-        if not done:
-            print(f"{path.name}: {line(folder, name)}", flush=True)
-
-
-def borrow(folder: Folder, name: str, section: Mapping[str, Any], seed: int) -> None:
-    """Take a data stage from the recipe's own arm of that seed, where its settings are equal."""
-    base = Folder(folder.path.parent / BASE)
-    if folder.manifest(name).exists() or base.path == folder.path or not base.manifest(name).exists():
-        return
-    theirs = base.facts(name)["identity"]
-    if all(theirs["params"].get(key) == value for key, value in section.items() if key != "model"):
-        for path in (base.output(name), base.manifest(name)):
-            shutil.copy(path, folder.path / path.name)
-
-
-def arm_report(options: argparse.Namespace) -> list[str]:
-    """Table of the trained verifiers; a row a model and seed."""
-    lines = [
-        f"### Trained verifiers: {options.tokens / 1e6:g} M tokens each, {options.limit} problems, 16 solutions",
-        "",
-        "| | seed | learnt from | first-error F1, % | AUC within problems | weighted vote, % | majority, % | tokens |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for seed in options.seeds:
-        for arm in ARMS:
-            folder = Folder(options.work / f"seed{seed}" / arm)
-            if folder.manifest("eval").exists():
-                lines += [row(record, arm, seed, folder) for record in folder.read("eval")]
-    return lines if len(lines) > 4 else []
-
-
-def row(record: Record, arm: str, seed: int, folder: Folder) -> str:
-    """One trained or shipped verifier."""
-    own = record["model"] in ("genprm", "prm")
-    stage = {"genprm": "fit", "prm": "prm"}.get(record["model"], "")
-    name = arm if own else f"`{record['model']}`, shipped"
-    size = f"{folder.facts(stage)['counts']['documents']:,}" if own else ""
-    cells = [record["first_error"]["f1"], record.get("auc"), record["weighted"], record["majority"]]
-    units = (100.0, 1.0, 100.0, 100.0)
-    shown = [shown_interval(cell, unit) for cell, unit in zip(cells, units, strict=True)]
-    return f"| {name} | {seed} | {size} | {' | '.join(shown)} | {record['tokens']:,.0f} |"
-
-
-def shown_interval(cell: Mapping[str, float] | None, unit: float) -> str:
-    """A mean with its interval."""
-    return "" if cell is None else bounded(cell, ".1f" if unit > 1 else ".3f", unit)
+    folder = Folder(options.work / "labels")
+    folder.make()
+    for name, section in measure.items():
+        run_stage(folder, 100, name, section)
 
 
 def filter_report(options: argparse.Namespace) -> list[str]:
     """What each filter removed in the recipe's own arm."""
-    folder = Folder(options.work / "seed0" / BASE)
+    folder = data_folder(options, BASE)
     if not folder.manifest("filter").exists():
         return []
     counts = folder.facts("filter")["counts"]
     lines = [
         "",
-        "### What the filters removed (recipe, seed 0)",
+        "### What the filters removed (recipe)",
         "",
         "| filter | no bad step | a bad step |",
         "|---|---|---|",
@@ -333,7 +237,7 @@ def wrong_labels(folder: Folder, names: set[str] | None) -> Interval:
 
 def stopping_report(options: argparse.Namespace) -> list[str]:
     """What the recipe's rollouts took of all K draws of the prefixes that they looked at."""
-    folder = Folder(options.work / "seed0" / BASE)
+    folder = data_folder(options, BASE)
     if not folder.manifest("rollouts").exists():
         return []
     rows, draws = [], []
@@ -372,7 +276,8 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=4000, help="problems that each arm is trained on")
     parser.add_argument("--tokens", type=int, default=2_500_000, help="training tokens of each verifier")
     parser.add_argument("--limit", type=int, default=300, help="problems that verifiers search on")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="SEED")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of training and searches")
+    parser.add_argument("--data-seed", type=int, default=0, help="of problems, solutions and rollouts")
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS, metavar="ARM", help=", ".join(ARMS))
     parser.add_argument("--minutes", type=float, help="stop after so long; run the same command again to go on")
     parser.add_argument("--report", action="store_true", help="only write the report")

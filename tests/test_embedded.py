@@ -6,8 +6,10 @@ import asyncio
 from typing import Any
 
 import pytest
+import torch
 
 from tts_engine import Engine, Outcome
+from tts_engine.backends.local_model import pick_dtype
 from tts_engine.problems import load_problems
 from tts_engine.selection import select
 
@@ -61,9 +63,15 @@ def test_both_models_are_on_the_ledger(best_of_8: list[Outcome]) -> None:
 
 
 async def test_the_same_seed_gives_the_same_outcomes() -> None:
+    """To the bit where the products are (see `local_model.pick_dtype`), else but for the last digits of scores."""
     first = await solved({"name": "beam", "n": 8}, samples=2, problems=6)
     second = await solved({"name": "beam", "n": 8}, samples=2, problems=6)
-    assert [o.candidates for o in first] == [o.candidates for o in second]
+    if pick_dtype("auto", torch.device("cpu")) is torch.bfloat16:
+        assert [o.candidates for o in first] == [o.candidates for o in second]
+    for one, two in zip(first, second, strict=True):
+        assert [j.candidate.text for j in one.candidates] == [j.candidate.text for j in two.candidates]
+        values = [[j.verdict.value for j in o.candidates if j.verdict] for o in (one, two)]
+        assert values[0] == pytest.approx(values[1], abs=1e-4)
     other = await solved({"name": "beam", "n": 8}, samples=2, problems=6, run={"seed": 1})
     assert [o.candidates for o in other] != [o.candidates for o in first]
 

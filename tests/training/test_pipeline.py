@@ -84,9 +84,7 @@ def test_a_second_command_finds_everything_done(made: Path, capsys: pytest.Captu
 def test_interrupted_rollouts_go_on_and_end_in_the_same_file(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("problems", "sample"):
-        for path in (made / "out").glob(f"{name}*"):
-            (tmp_path / path.name).write_bytes(path.read_bytes())
+    copied(made, tmp_path)
     arguments = ["rollouts", "--config", str(made / "tiny.yaml"), "--out", str(tmp_path)]
     original, calls = rolling.roll, []
 
@@ -103,6 +101,36 @@ def test_interrupted_rollouts_go_on_and_end_in_the_same_file(
     monkeypatch.setattr(rolling, "roll", original)
     assert main(arguments) == 0
     assert (tmp_path / "rollouts.jsonl").read_bytes() == (made / "out" / "rollouts.jsonl").read_bytes()
+
+
+def copied(made: Path, tmp_path: Path) -> Folder:
+    for name in ("problems", "sample"):
+        for path in (made / "out").glob(f"{name}*"):
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    return Folder(tmp_path)
+
+
+def test_rollouts_of_another_folder_are_not_paid_again(made: Path, tmp_path: Path) -> None:
+    counts, calls = {}, {}
+    for name, given in {"drawn": {}, "reused": {"reuse": str(made / "out")}}.items():
+        (tmp_path / name).mkdir()
+        folder = copied(made, tmp_path / name)
+        config = write(tmp_path / "c.yaml", {**TINY, "rollouts": {"k": 8, "stop": "rpe", "threshold": 0.5} | given})
+        assert main(["rollouts", "--config", str(config), "--out", str(folder.path)]) == 0
+        counts[name] = [(entry["id"], entry["counts"]) for entry in folder.read("rollouts")]
+        calls[name] = folder.facts("rollouts")["usage"]["calls"]
+    assert counts["reused"] == counts["drawn"]
+    assert calls["reused"] < calls["drawn"] / 2
+
+
+def test_rollouts_of_another_completer_are_refused(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copied(made, tmp_path)
+    changed = {"k": 8, "reuse": str(made / "out"), "model": {"temperature": 0.3}}
+    config = write(tmp_path / "c.yaml", {**TINY, "rollouts": changed})
+    assert main(["rollouts", "--config", str(config), "--out", str(tmp_path)]) == 2
+    assert "cannot be reused here: sampling.temperature: 0.7 there, 0.3 now" in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -5,16 +5,19 @@ from __future__ import annotations
 import itertools
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tts_engine.verifiers.training import model as checkpoints
 from tts_engine.verifiers.training import policy_data, vocabulary
 from tts_engine.verifiers.training.embedded import vocabulary_texts
 from tts_engine.verifiers.training.encode import IGNORE, Document
+from tts_engine.verifiers.training.muon import Muon, orthogonalised
 from tts_engine.verifiers.training.sft import ROUND, Schedule, batches, loss_of, train
 
 SCHEDULE = Schedule(tokens=20 * 1024, batch=1024, rate=8e-3)
@@ -42,6 +45,31 @@ def test_twenty_batches_lower_the_loss_and_repeat_exactly(tokenizer: PreTrainedT
     assert lines[0]["seed"] == 0
     assert lines[-1]["tokens"] >= SCHEDULE.tokens
     assert lines[-1]["loss"] < lines[1]["loss"]
+
+
+@pytest.mark.parametrize("shape", [(24, 8), (8, 24), (16, 16)])
+def test_muon_is_torchs_in_bfloat16_and_near_it_in_float32(shape: tuple[int, int]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(shape, generator=generator)
+    slopes = [torch.randn(shape, generator=generator) for _ in range(4)]
+
+    def walked(make: Callable[[list[nn.Parameter]], torch.optim.Optimizer]) -> torch.Tensor:
+        parameter = nn.Parameter(start.clone())
+        optimizer = make([parameter])
+        for slope in slopes:
+            parameter.grad = slope.clone()
+            optimizer.step()
+        return parameter.detach()
+
+    theirs = walked(lambda p: torch.optim.Muon(p, lr=0.02, weight_decay=0.0, adjust_lr_fn="original"))
+    assert torch.equal(walked(lambda p: Muon(p, 0.02, dtype=torch.bfloat16)), theirs)
+    assert torch.allclose(walked(lambda p: Muon(p, 0.02, dtype=torch.float32)), theirs, atol=2e-3)
+
+
+def test_muon_makes_singular_values_alike() -> None:
+    found = orthogonalised(torch.randn(12, 40, generator=torch.Generator().manual_seed(1)), torch.float32)
+    values = torch.linalg.svdvals(found)
+    assert 0.5 < values.min() <= values.max() < 1.5
 
 
 def test_another_seed_gives_another_model(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -11,7 +11,9 @@ from pydantic import Field
 from rich.table import Table
 
 from tts_engine import Engine, Outcome
+from tts_engine.config import Config
 from tts_engine.errors import DataError
+from tts_engine.journal import Journal
 from tts_engine.problems import builtin_sets, load_problems
 from tts_engine.report.intervals import Interval, paired_bootstrap
 from tts_engine.report.labelled import ALL_RIGHT
@@ -59,7 +61,7 @@ async def evaluate(
     stories = read_stories(problems)
     records = []
     for model, verifier in (own | (compare or {})).items():
-        outcomes = await search(run, model, verifier, problems, limit, n, samples)
+        outcomes = await search(run, model, verifier, problems, limit, n, samples, _journal(run, model, verifier, n))
         records.append({"model": Path(model).name, "verifier": verifier, **measured(outcomes, stories, run.seed)})
     run.folder.commit("eval", identity, records, counts={"problems": limit, "solutions": n})
 
@@ -73,20 +75,25 @@ def read_stories(name: str) -> dict[str, Story]:
         return {story.text: story for story in read_set(path)}
 
 
-async def search(run: Run, model: str, verifier: str, problems: str, limit: int, n: int, samples: int) -> list[Outcome]:
+def _journal(run: Run, model: str, verifier: str, n: int) -> Path:
+    """A file for each checkpoint, whatever its folder is called."""
+    weights = Path(model) / "model.safetensors"
+    name = digest(weights) if weights.is_file() else Path(model).name.replace(":", "-")
+    return run.folder.path / f"eval-{verifier}-{name}-{run.seed}-{n}.sqlite"
+
+
+async def search(
+    run: Run, model: str, verifier: str, problems: str, limit: int, n: int, samples: int, journal: Path | Journal
+) -> list[Outcome]:
     """Best-of-n outcomes with a verifier, in order of problems; journalled, so that an interrupted search goes on."""
-    config: Mapping[str, Any] = {
+    config: dict[str, Any] = {
         "strategy": {"name": "best-of-n", "n": n},
         "verifier": {"name": verifier, "model": model, "samples": samples},
         "run": {"seed": run.seed, "concurrency": 24},
     }
     taken = load_problems(problems)[:limit]
-    weights = Path(model) / "model.safetensors"
-    name = digest(weights) if weights.is_file() else Path(model).name.replace(":", "-")
     found: dict[str, Outcome] = {}
-    async with Engine.from_config(
-        config, journal=run.folder.path / f"eval-{verifier}-{name}-{run.seed}-{n}.sqlite", resume=True
-    ) as engine:
+    async with Engine(Config.build(config), journal=journal, resume=True) as engine:
         async for outcome in engine.run(taken):
             found[outcome.problem.id] = outcome
             run.advance(f"eval {Path(model).name}", len(found), len(taken))

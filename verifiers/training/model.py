@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from tts_engine.backends.local_model import pick_dtype
 from tts_engine.verifiers.training.quiet import quiet
 
 CONTEXT = 1024
@@ -27,7 +28,7 @@ def _causal_attention(
     scaling: float,
     **_: Any,  # noqa: ANN401
 ) -> tuple[Tensor, None]:
-    """Causal attention by plain matrix products: twice as fast as SDPA in training on a CPU.
+    """Causal attention by plain matrix products: twice as fast as SDPA in training on a CPU, in bfloat16.
 
     Padding is on the right, so nothing that counts can look at it. Shapes (batch, heads, length, width of a head).
     """
@@ -43,6 +44,7 @@ AttentionInterface.register("causal_products", _causal_attention)
 def new_model(tokenizer: PreTrainedTokenizerFast, seed: int, device: str = "cpu") -> LlamaForCausalLM:
     """An untrained model for the tokenizer, in float32; equal seeds give equal weights."""
     torch.manual_seed(seed)
+    products = pick_dtype("auto", torch.device(device)) == torch.bfloat16
     config = LlamaConfig(
         vocab_size=-(-len(tokenizer) // 64) * 64,
         hidden_size=128,
@@ -56,7 +58,7 @@ def new_model(tokenizer: PreTrainedTokenizerFast, seed: int, device: str = "cpu"
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        attn_implementation="causal_products",
+        attn_implementation="causal_products" if products else "sdpa",
     )
     return LlamaForCausalLM(config).to(device)
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -22,7 +23,7 @@ from tts_engine.together import end
 from tts_engine.types import Key, Sampling, Usage
 from tts_engine.verifiers.training import plans
 from tts_engine.verifiers.training.collection import Positive, complete, is_right
-from tts_engine.verifiers.training.manifest import Record
+from tts_engine.verifiers.training.manifest import Folder, Record, differences
 from tts_engine.verifiers.training.models import ModelSettings
 from tts_engine.verifiers.training.plans import Case, Counts, Plan, Stop
 from tts_engine.verifiers.training.rpe import Count, exact_threshold, rollouts_for
@@ -30,6 +31,8 @@ from tts_engine.verifiers.training.stages import Done, Run, work_off
 
 Root = Literal["drawn", "pass1"]
 Number = Positive | Literal["adaptive"]
+SAMPLING = ("temperature", "top_p", "top_k", "max_tokens")
+"""What the draws of a completer depend on beside its weights."""
 
 
 async def rollouts(
@@ -41,6 +44,7 @@ async def rollouts(
     threshold: float = 0.8,
     doubt: Annotated[float, Field(gt=0, lt=0.5)] = 0.02,
     root: Root = "pass1",
+    reuse: str | None = None,
 ) -> None:
     """Stage `rollouts`: Monte Carlo counts for the steps of each sampled solution.
 
@@ -53,6 +57,8 @@ async def rollouts(
         threshold: of relative progress, for `stop: rpe`.
         root: MC before the first step: the `pass1` of the sampled solutions (published), or `drawn` by the completer
             from the bare problem, for few solutions or another completer.
+        reuse: another folder of this pipeline; what its rollouts drew from the same prefixes, with the same seed and
+            completer, is taken over instead of drawn again, as when one compares thresholds. The counts are the same.
     """
     model = model or ModelSettings(temperature=0.7)
     plan = planner(stop, exact_threshold(threshold), doubt)
@@ -64,13 +70,15 @@ async def rollouts(
     units = by_problem(run.folder.read("problems"), run.folder.read("sample"))
     sampling = model.sampling()
     async with model.started() as backend:
+        fingerprint = {"completer": backend.info.fingerprint}
+        known = drawn_before(Folder(Path(reuse)), identity, fingerprint) if reuse else {}
 
         async def work(unit: tuple[Record, list[Record]]) -> Done:
             problem, solutions = unit
-            draws = Draws(backend, model.model, problem, sampling, Key(run.seed, ("rollout", problem["id"])))
+            key = Key(run.seed, ("rollout", problem["id"]))
+            draws = Draws(backend, model.model, problem, sampling, key, known.get(problem["id"], {}))
             return await roll(draws, [case_of(s, k, root) for s in solutions], solutions, plan)
 
-        fingerprint = {"completer": backend.info.fingerprint}
         done = await work_off(run, "rollouts", identity, units, work, fingerprint)
     run.folder.commit(
         "rollouts", identity, done.records, counts=done.counts, usage=done.usage.asdict(), models=fingerprint
@@ -101,11 +109,34 @@ def by_problem(problems: list[Record], solutions: list[Record]) -> dict[str, tup
     return units
 
 
+def drawn_before(folder: Folder, identity: Record, models: Record) -> dict[str, dict[tuple[str, ...], Record]]:
+    """The draws of a folder's rollouts by problem and prefix.
+
+    Raises:
+        DataError: there are none, or they were drawn from other problems, with another seed or by another completer.
+    """
+    facts = folder.facts("rollouts")
+    there, now = (
+        {
+            "seed": entry["seed"],
+            "problems": entry["inputs"]["problems"]["digest"],
+            "sampling": {name: entry["params"]["model"][name] for name in SAMPLING},
+            "models": found,
+        }
+        for entry, found in ((facts["identity"], facts["models"]), (identity, models))
+    )
+    if changes := differences(there, now):
+        raise DataError(f"the rollouts of {folder.path} cannot be reused here: {changes}")
+    entries = folder.read("rollouts")
+    return {entry["id"]: {tuple(node["prefix"]): node for node in entry["nodes"]} for entry in entries}
+
+
 @dataclass
 class Draws:
     """Rollouts of one problem: each is drawn once, whoever asks for it.
 
     Attributes:
+        known: nodes of earlier rollouts by prefix: draws as a text of 0 and 1, and what they took.
         made: the draws of each prefix, in order, as tasks.
         spent: tokens of each prefix.
     """
@@ -115,15 +146,26 @@ class Draws:
     problem: Record
     sampling: Sampling
     key: Key
-    made: dict[tuple[str, ...], list[asyncio.Task[bool]]] = field(default_factory=dict)
+    known: Mapping[tuple[str, ...], Record] = field(default_factory=dict)
+    made: dict[tuple[str, ...], list[asyncio.Future[bool]]] = field(default_factory=dict)
     spent: Counter[tuple[str, ...]] = field(default_factory=Counter)
     usage: Usage = field(default_factory=Usage)
 
     async def first(self, prefix: tuple[str, ...], n: int) -> list[bool]:
         """The first n draws of a prefix: whether each reached the right answer."""
-        tasks = self.made.setdefault(prefix, [])
+        if prefix not in self.made:
+            self.made[prefix] = self._taken_over(prefix)
+        tasks = self.made[prefix]
         tasks += [asyncio.create_task(self._draw(prefix, number)) for number in range(len(tasks), n)]
         return list(await asyncio.gather(*tasks[:n]))
+
+    def _taken_over(self, prefix: tuple[str, ...]) -> list[asyncio.Future[bool]]:
+        node = self.known.get(prefix, {"draws": "", "tokens": 0})
+        self.spent[prefix] += node["tokens"]
+        done = [asyncio.get_running_loop().create_future() for _ in node["draws"]]
+        for future, draw in zip(done, node["draws"], strict=True):
+            future.set_result(draw == "1")
+        return list(done)
 
     async def close(self) -> None:
         """Stop what is still under way, as after a failure."""

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
+from tts_engine.backends.local_model import pick_dtype
 from tts_engine.verifiers.training.encode import IGNORE, Document
+from tts_engine.verifiers.training.muon import Muon
 
 ROUND = 16
 """Documents are padded to a multiple of so many tokens."""
@@ -80,16 +82,18 @@ def optimizers(model: nn.Module, schedule: Schedule) -> list[torch.optim.Optimiz
     """Muon for the matrices inside the layers, AdamW for everything else."""
     inner = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name and "head" not in name]
     ids = {id(p) for p in inner}
+    fast = pick_dtype("auto", inner[0].device)
     rest = [p for p in model.parameters() if id(p) not in ids]
     return [
-        torch.optim.Muon(inner, lr=schedule.rate, weight_decay=0.0, adjust_lr_fn="original"),
+        Muon(inner, schedule.rate, dtype=fast),
         torch.optim.AdamW(rest, lr=schedule.rate * schedule.adam_share, weight_decay=0.0, betas=(0.9, 0.95)),
     ]
 
 
 def loss_of(model: LlamaForCausalLM, ids: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross-entropy over the learnt positions, computed in bfloat16 with float32 logits."""
-    with torch.autocast(ids.device.type, torch.bfloat16):
+    """Mean cross-entropy over the learnt positions, in bfloat16 where the device has it, with float32 logits."""
+    fast = pick_dtype("auto", ids.device)
+    with torch.autocast(ids.device.type, fast, enabled=fast != torch.float32):
         hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
         wanted = (targets.flatten() != IGNORE).nonzero().squeeze(1)
         wanted = nn.functional.pad(wanted, (0, -len(wanted) % 256), value=0)
