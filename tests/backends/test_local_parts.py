@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import resource
 from collections import Counter
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from transformers import AutoTokenizer
 
 from tts_engine.backends.local_attention import LOG2E, PAGE, Scratch, attend, make_group
 from tts_engine.backends.local_cache import BLOCK, PrefixIndex, chain
+from tts_engine.backends.local_model import untouched
 from tts_engine.backends.local_sampling import draw, keep_likely, uniforms
 from tts_engine.backends.local_slots import BUSY, FULL, Slots
 from tts_engine.backends.local_text import Encoder, Stops, token_bytes
@@ -92,6 +94,21 @@ def test_paged_attention_is_attention(sequences: list[tuple[int, int]], seed: in
         weights = (q @ k.mT).masked_fill(hidden, -torch.inf).softmax(-1)
         wanted = (weights @ v).transpose(0, 1).reshape(new, -1)
         torch.testing.assert_close(got[i, :new], wanted, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_cache_takes_memory_only_as_it_is_used(dtype: torch.dtype) -> None:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    before = resident()
+    cache = untouched((8, 1 << 24), dtype)
+    assert resident() - before < cache.nbytes // 10
+    assert cache.dtype is dtype
+    assert cache.data_ptr() % 64 == 0
+    assert not cache[:, -100:].any()
+    cache[3, 5:9] = 1
+    assert cache[3].sum() == 4
 
 
 @settings(max_examples=60, deadline=None)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
@@ -21,6 +23,9 @@ from tts_engine.errors import DataError, first_line
 
 SMALL_HEAD = 1 << 23
 """Output layers of at most this many weights run in fp32, so that logprobs are not rounded to bf16."""
+
+ALIGNMENT = 64
+"""Bytes of a cache line."""
 
 AttentionInterface.register("tts_paged", paged_attention)
 
@@ -42,12 +47,22 @@ class Weights:
     def pool(self, pages: int) -> Tensor:
         """An empty cache; on a CPU, memory is taken only when a page is first used."""
         shape = (2 * self.layers, pages, self.kv_heads, PAGE, self.head_dim)
+        if self.model.device.type == "cpu":
+            return untouched(shape, self.dtype)
         return torch.zeros(shape, dtype=self.dtype, device=self.model.device)
 
     @property
     def page_bytes(self) -> int:
         """Bytes of one page, all layers, keys and values."""
         return 2 * self.layers * self.kv_heads * PAGE * self.head_dim * self.dtype.itemsize
+
+
+def untouched(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Zeros that take no memory yet: torch writes its own, numpy leaves that to the system."""
+    size = math.prod(shape) * dtype.itemsize
+    raw = np.zeros(size + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return torch.from_numpy(raw[start : start + size]).view(dtype).view(shape)
 
 
 class _Head(nn.Module):
