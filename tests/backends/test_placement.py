@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -148,6 +149,23 @@ async def test_only_one_is_awake_and_every_call_finds_its_engine_awake() -> None
     await asyncio.gather(*(call(name, 0.003 * i) for i in range(30) for name in "abc"))
     assert sorted(done) == sorted("abc" * 30)
     assert 2 <= turns.switches <= 60
+
+
+async def test_a_stalled_loop_leaves_nobody_waiting_for_ever() -> None:
+    """All lose patience at once where the event loop stands still for longer, as on a machine with too much to do."""
+    turns, engines = await turning("ab", patience=0.005)
+    done: list[str] = []
+
+    async def call(name: str) -> None:
+        async with turns.use(name):
+            assert [key for key, engine in engines.items() if engine.awake] == [name]
+            await asyncio.sleep(0)
+            time.sleep(0.006)  # the loop stands still
+            done.append(name)
+
+    async with asyncio.timeout(20):
+        await asyncio.gather(*(call(name) for _ in range(20) for name in "abba"))
+    assert sorted(done) == sorted("abba" * 20)
 
 
 async def test_an_engine_with_endless_calls_does_not_starve_the_other() -> None:

@@ -26,7 +26,7 @@ def test_equals_the_flops_that_torch_counts(name: str) -> None:
 
     def counted(tokens: torch.Tensor) -> int:
         with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-            model(input_ids=tokens, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            model(input_ids=tokens, cache=cache, use_cache=True, logits_to_keep=1)
         return counter.get_total_flops()
 
     head, pair = 2 * shape.width * shape.vocabulary, 4 * shape.layers * shape.width

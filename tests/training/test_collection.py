@@ -16,8 +16,16 @@ from tts_engine.verifiers.training.collection import (
     problems,
     story_of,
     story_record,
+    with_misreading,
 )
-from tts_engine.verifiers.training.domain import held_out
+from tts_engine.verifiers.training.domain import (
+    Reduction,
+    first_error,
+    gold_steps,
+    held_out,
+    stated_equation,
+    stated_value,
+)
 from tts_engine.verifiers.training.manifest import Folder
 from tts_engine.verifiers.training.stages import Run
 
@@ -84,3 +92,32 @@ def test_problems_without_an_answer_cannot_be_used(tmp_path: Path) -> None:
     assert [record["id"] for record in folder.read("problems")] == ["a"]
     with pytest.raises(DataError, match="no problem of other has an answer"):
         problems(Run(folder=Folder(tmp_path / "x"), problems=lambda source: found[1:]), source="other")
+
+
+def test_a_made_up_solution_misreads_one_step_and_calculates_well() -> None:
+    made = []
+    for number in range(60):
+        record = story_record(new_story(7, number), number)
+        story = story_of(record)
+        drawn = kept(record, [gold_steps(story), solution(9999)], 2, Usage())
+        found = with_misreading(record, drawn, seed=0, share=0.5)
+        assert found.records[: len(drawn.records)] == drawn.records
+        assert found == with_misreading(record, drawn, seed=0, share=0.5)
+        for extra in found.records[len(drawn.records) :]:
+            made.append(extra)
+            steps = extra["steps"]
+            assert first_error(story, steps) is not None
+            equations = [stated_equation(step) for step in steps]
+            for equation, step in zip(equations, steps, strict=True):
+                assert equation is not None
+                left, sign, right = equation
+                assert abs(Reduction(f"{left}{sign}{right}").value(())) == stated_value(step)
+            assert extra["pass1"] == [1, 2]
+    assert 15 < len(made) < 45
+
+
+def test_only_stories_can_be_misread() -> None:
+    problem = {"id": "p", "problem": "How many?", "answer": "4"}
+    drawn = kept(problem, [solution(4), solution(5)], 2, Usage())
+    with pytest.raises(DataError, match="is no story of the embedded domain"):
+        with_misreading(problem, drawn, seed=0, share=1.0)

@@ -210,6 +210,7 @@ class Turns:
         self._patience = patience
         self._engines: dict[str, tuple[Callable[[], Awaitable[None]], Callable[[], Awaitable[None]]]] = {}
         self._awake: str | None = None
+        self._fresh = False  # no call has begun since it was woken
         self._running = 0
         self._since: dict[str, float] = {}
         self._waiting: dict[str, int] = {}
@@ -241,8 +242,8 @@ class Turns:
             self._since.setdefault(name, time.monotonic())
             try:
                 while not self._may_begin(name):
-                    if not self._running and self._awake != name and self._oldest() == name:
-                        await self._switch(name)
+                    if not self._running and (due := self._due()) is not None:
+                        await self._switch(due)
                     else:
                         await self._changed.wait()
             finally:
@@ -253,6 +254,7 @@ class Turns:
                     self._since[name] = time.monotonic()
                 self._changed.notify_all()
             self._running += 1
+            self._fresh = False
         try:
             yield
         finally:
@@ -261,16 +263,25 @@ class Turns:
                 self._changed.notify_all()
 
     def _may_begin(self, name: str) -> bool:
-        if self._awake != name:
-            return False
-        others = [since for other, since in self._since.items() if other != name]
-        return not others or time.monotonic() - min(others) < self._patience
+        return self._awake == name and not self._out_of_patience()
 
-    def _oldest(self) -> str:
-        return min((since, name) for name, since in self._since.items())[1]
+    def _due(self) -> str | None:
+        """The engine that is to be woken next, whoever notices; None while the one that is awake has its turn."""
+        if self._awake in self._since and not self._out_of_patience():
+            return None
+        return min(((since, name) for name, since in self._sleeping()), default=(0.0, None))[1]
+
+    def _out_of_patience(self) -> bool:
+        """Whether a sleeping engine has waited long enough; never before the one that was woken has had a call."""
+        return not self._fresh and any(time.monotonic() - since >= self._patience for _, since in self._sleeping())
+
+    def _sleeping(self) -> list[tuple[str, float]]:
+        """Engines with calls that are not awake, and since when they wait."""
+        return [(name, since) for name, since in self._since.items() if name != self._awake]
 
     async def _switch(self, name: str) -> None:
         await self.rest()
         await self._engines[name][0]()
-        self._awake = name
+        self._awake, self._fresh = name, True
         self.switches += 1
+        self._changed.notify_all()

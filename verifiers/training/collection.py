@@ -20,7 +20,8 @@ from tts_engine.errors import DataError
 from tts_engine.formats import policy as form
 from tts_engine.formats.answers import extract_answer, same_answer
 from tts_engine.types import Finish, Key, Problem, Request, Role, Sampling, Usage
-from tts_engine.verifiers.training.domain import LEVELS, Reduction, Story
+from tts_engine.verifiers.training.domain import LEVELS, Reduction, Story, rng_of, stated_value
+from tts_engine.verifiers.training.flaws import flawed_steps
 from tts_engine.verifiers.training.manifest import Record
 from tts_engine.verifiers.training.models import ModelSettings
 from tts_engine.verifiers.training.stages import Done, Run, work_off
@@ -29,6 +30,8 @@ from tts_engine.verifiers.training.stories import generate
 STORIES = "stories"
 """The source of problems that are made up as they are needed (stories.py)."""
 Positive = Annotated[int, Field(ge=1)]
+TRIES = 20
+"""Made-up solutions that are thrown away for negative numbers, which the policy never writes."""
 
 
 def problems(run: Run, *, source: str = STORIES, limit: Positive = 1000) -> None:
@@ -80,16 +83,25 @@ def _problem_record(problem: Problem) -> Record:
 
 
 async def sample(
-    run: Run, *, model: ModelSettings | None = None, per_problem: Positive = 8, keep: Positive = 4
+    run: Run,
+    *,
+    model: ModelSettings | None = None,
+    per_problem: Positive = 8,
+    keep: Positive = 4,
+    misread: Annotated[float, Field(ge=0, le=1)] = 0.0,
 ) -> None:
     """Stage `sample`: `per_problem` solutions to each problem, of which `keep` different ones stay, balanced.
 
     Args:
         model: the policy.
         keep: as many right as wrong ones, where there are enough.
+        misread: share of the problems with solutions, by lot, that get another one, made up, in which a step misreads
+            the story (a wrong number or operation) and all is well calculated: a good policy rarely does that, so a
+            verifier taught by its solutions alone learns to trust its readings. Stories of the embedded domain only.
     """
     model = model or ModelSettings()
-    params = {"model": model.model_dump(mode="json"), "per_problem": per_problem, "keep": keep}
+    params: Record = {"model": model.model_dump(mode="json"), "per_problem": per_problem, "keep": keep}
+    params |= {"misread": misread} if misread else {}
     identity = run.folder.identity("sample", params, run.seed, ("problems",))
     if run.folder.finished("sample", identity):
         return
@@ -101,7 +113,8 @@ async def sample(
             texts = await asyncio.gather(
                 *(complete(backend, model.model, problem, (), sampling, key.child(n)) for n in range(per_problem))
             )
-            return kept(problem, [steps for steps, _ in texts], keep, sum((usage for _, usage in texts), Usage()))
+            done = kept(problem, [steps for steps, _ in texts], keep, sum((usage for _, usage in texts), Usage()))
+            return with_misreading(problem, done, run.seed, misread) if misread else done
 
         units = {problem["id"]: problem for problem in run.folder.read("problems")}
         fingerprint = {"policy": backend.info.fingerprint}
@@ -154,17 +167,28 @@ def kept(problem: Record, solutions: Sequence[tuple[str, ...] | None], keep: int
     chosen = balanced(good, bad, keep)
     counts += Counter({"kept": len(chosen), "kept right": sum(steps in good for steps in chosen)})
     counts["dropped: surplus"] += len(valid) - len(chosen)
-    records = [
-        {
-            "id": f"{problem['id']}#{hashlib.blake2b(chr(30).join(steps).encode(), digest_size=4).hexdigest()}",
-            "problem_id": problem["id"],
-            "steps": list(steps),
-            "correct": steps in good,
-            "pass1": [right, len(solutions)],
-        }
-        for steps in chosen
-    ]
+    records = [_record(problem, steps, steps in good, [right, len(solutions)]) for steps in chosen]
     return Done(records, usage, counts)
+
+
+def _record(problem: Record, steps: Sequence[str], correct: bool, pass1: list[int]) -> Record:
+    name = hashlib.blake2b(chr(30).join(steps).encode(), digest_size=4).hexdigest()
+    head = {"id": f"{problem['id']}#{name}", "problem_id": problem["id"]}
+    return {**head, "steps": list(steps), "correct": correct, "pass1": pass1}
+
+
+def with_misreading(problem: Record, done: Done, seed: int, share: float) -> Done:
+    """The solutions that stay, for that share of the problems with one more whose flaw is a misreading."""
+    rng = rng_of(seed, "misread", problem["id"])
+    if not done.records or rng.random() >= share:
+        return done
+    story = story_of(problem)
+    tries = (flawed_steps(rng, story, rng.randrange(len(story.plan)), slips=0.0) for _ in range(TRIES))
+    steps = next((t for t in tries if all(stated_value(step) is not None for step in t)), None)
+    if steps is None or list(steps) in [record["steps"] for record in done.records]:
+        return done
+    made = _record(problem, steps, is_right(steps, problem["answer"]), done.records[0]["pass1"])
+    return Done([*done.records, made], done.usage, done.counts + Counter({"made up": 1}))
 
 
 def invalid(steps: Sequence[str] | None) -> str | None:

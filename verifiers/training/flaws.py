@@ -49,25 +49,29 @@ def misread(rng: random.Random, story: Story, index: int, results: Sequence[int]
     return f"{first}{sign}{second}"
 
 
-def flawed_steps(rng: random.Random, story: Story, index: int) -> tuple[str, ...]:
-    """The gold solution with a wrong step at `index`; what comes after takes its result as given."""
+def flawed_steps(rng: random.Random, story: Story, index: int, slips: float = SLIP_SHARE) -> tuple[str, ...]:
+    """The gold solution with a wrong step at `index`; what comes after takes its result as given.
+
+    Args:
+        slips: share of arithmetic slips; the rest are misreadings.
+    """
     results: list[int] = []
     steps: list[str] = []
     for i, reduction in enumerate(story.plan):
         expression, value = reduction.rendered(results), reduction.value(results)
         if i == index:
-            expression, value = _wrong(rng, story, i, results)
+            expression, value = _wrong(rng, story, i, results, slips)
         results.append(value)
         steps.append(step_text(i, reduction.label, expression, value, last=i == len(story.plan) - 1))
     return tuple(steps)
 
 
-def _wrong(rng: random.Random, story: Story, index: int, results: Sequence[int]) -> tuple[str, int]:
+def _wrong(rng: random.Random, story: Story, index: int, results: Sequence[int], slips: float) -> tuple[str, int]:
     reduction = story.plan[index]
     right = reduction.value(results)
     while True:
         expression, value = reduction.rendered(results), slip(rng, right)
-        if rng.random() > SLIP_SHARE:
+        if rng.random() > slips:
             expression = misread(rng, story, index, results)
             value = abs(Reduction(expression).value(results))
         if value != right:
