@@ -41,6 +41,7 @@ BASE, PRM = "recipe", "discriminative-prm"
 ARMS: Mapping[str, Settings] = {
     BASE: {},
     PRM: {},
+    "no-misreadings": {"sample": {"misread": 0.0}},
     "exact-labels": {"label": {"method": "exact"}},
     "no-consensus": {"filter": {"consensus": False}},
     "no-code": {"rationales": {"code": False}, "filter": {"consensus": False}},
