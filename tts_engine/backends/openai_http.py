@@ -160,19 +160,18 @@ class Endpoint:
         Raises:
             Again: it was tried often enough. EndpointDown: nothing of any answer has arrived for too long.
         """
-        started, failed = time.monotonic(), None
+        started = time.monotonic()
         try:
             return await once()
         except Again as error:
-            failed = error
+            failures = [error]
         async for attempt in AsyncRetrying(
             retry=retry_if_exception_type(Again), stop=self.give_up, wait=self.pause, reraise=True
         ):
             attempt.retry_state.start_time = started
             with attempt:
-                if failed is not None:  # tenacity hears of the first try too
-                    error, failed = failed, None
-                    raise error
+                if failures:  # tenacity hears of the first try too
+                    raise failures.pop()
                 await once()
 
     def give_up(self, state: RetryCallState) -> bool:
