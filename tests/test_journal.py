@@ -305,3 +305,26 @@ async def test_replay_names_the_recorded_models(tmp_path: Path) -> None:
 def test_identity_is_compared_as_json(tmp_path: Path) -> None:
     Journal.open(tmp_path / "j", {"b": (1, 2), "a": 1}, resume=False).close()
     Journal.open(tmp_path / "j", json.loads('{"a": 1, "b": [1, 2]}'), resume=True).close()
+
+
+async def test_a_new_file_and_one_that_goes_on_know_the_same_calls(tmp_path: Path) -> None:
+    asked = [ask(i, text) for i in range(3) for text in ("2+3?", "2+4?")]
+    with Journal.open(tmp_path / "j", {}, resume=False) as journal:
+        for request in asked[:4]:
+            assert journal.find_call(request) is None
+            await journal.write_call(request, say("a"), "p")
+        known = [journal.find_call(request) is not None for request in asked]
+    for _ in range(2):
+        with Journal.open(tmp_path / "j", {}, resume=True) as journal:
+            assert [journal.find_call(request) is not None for request in asked] == known
+    assert known == [True] * 4 + [False] * 2
+
+
+async def test_rows_of_another_process_are_found(tmp_path: Path) -> None:
+    with Journal.open(None, {}, resume=False) as there, Journal.open(tmp_path / "j", {}, resume=False) as here:
+        await there.write_call(ask(1), say("a"), "p")
+        rows, _ = there.rows("p", 0)
+        assert here.find_call(ask(1)) is None
+        await here.write_rows(rows)
+        await here.write_rows({"calls": []})
+        assert same(here.find_call(ask(1)), say("a"))

@@ -7,7 +7,7 @@ from contextlib import aclosing
 
 import pytest
 
-from tts_engine.together import each, end
+from tts_engine.together import Arrivals, each, end
 
 
 async def test_results_come_as_they_end_and_never_too_many_at_once() -> None:
@@ -59,3 +59,40 @@ async def test_ending_what_has_ended_or_failed_is_no_error() -> None:
     await asyncio.sleep(0)
     await end(*tasks)
     assert [task.cancelled() for task in tasks] == [False, True, True]
+
+
+async def test_arrivals_come_in_order_of_completion_also_those_that_were_there_before() -> None:
+    async def work(delay: int) -> int:
+        for _ in range(delay):
+            await asyncio.sleep(0)
+        return delay
+
+    tasks = [asyncio.create_task(work(delay)) for delay in (9, 0, 5, 1)]
+    for _ in range(3):
+        await asyncio.sleep(0)
+    arrivals = Arrivals(tasks)
+    assert [await arrivals.next() for _ in tasks] == [0, 1, 5, 9]
+
+
+async def test_an_arrival_raises_what_its_task_raised() -> None:
+    async def fail() -> None:
+        raise ValueError("mine")
+
+    failed, cancelled = asyncio.create_task(fail()), asyncio.create_task(asyncio.sleep(60))
+    arrivals = Arrivals((failed, cancelled))
+    with pytest.raises(ValueError, match="mine"):
+        await arrivals.next()
+    cancelled.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await arrivals.next()
+
+
+async def test_a_wait_for_arrivals_that_is_cancelled_leaves_the_tasks_alone() -> None:
+    opened = asyncio.Event()
+    task = asyncio.create_task(opened.wait())
+    arrivals = Arrivals([task])
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(arrivals.next(), 0.001)
+    opened.set()
+    await task
+    assert await arrivals.next()

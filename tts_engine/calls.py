@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from tts_engine.backends.base import Backend, CallBroken, CallCancelled
 from tts_engine.compute.cost import CostModel
@@ -13,7 +12,7 @@ from tts_engine.compute.ledger import Lease, Scope
 from tts_engine.compute.scheduler import Gate
 from tts_engine.errors import BudgetExhausted
 from tts_engine.journal import Journal
-from tts_engine.types import CodeRun, Completion, Request, Role, Usage
+from tts_engine.types import CodeRun, Completion, Request, Role, Usage, altered
 
 OnCall = Callable[[Request, Completion], None]
 
@@ -76,7 +75,7 @@ class Calls:
 
     def within(self, scope: Scope) -> Calls:
         """The same, paid by `scope`."""
-        return replace(self, scope=scope)
+        return altered(self, scope=scope)
 
     @property
     def limited(self) -> bool:
@@ -107,7 +106,7 @@ class Calls:
     async def _once(self, request: Request, retries: tuple[str, ...]) -> Completion:
         model = self.models[request.model]
         if request.priority != self.priority:
-            request = replace(request, priority=self.priority)
+            request = altered(request, priority=self.priority)
         request, bound = self._afford(model, request)
         name = request.identity()
         with self.under_way, self.scope.reserve(bound) as lease:
@@ -119,7 +118,7 @@ class Calls:
         if self.on_call:
             told = completion
             if retries or known:
-                told = replace(completion, retries=retries + completion.retries, recalled=known is not None)
+                told = altered(completion, retries=retries + completion.retries, recalled=known is not None)
             self.on_call(request, told)
         return completion
 
@@ -136,22 +135,27 @@ class Calls:
     async def _draw(self, model: Model, request: Request, lease: Lease) -> Completion:
         try:
             seconds = self.scope.seconds_left
-            async with nullcontext() if seconds is None else asyncio.timeout(seconds):
-                try:
-                    completion = await model.complete(request, self.worth)
-                except CallBroken as stopped:
-                    self._lose(model, request, lease, stopped.usage)
-                    raise
-                except CallCancelled as stopped:
-                    self._lose(model, request, lease, stopped.usage)
-                    raise asyncio.CancelledError from None  # the plain one is all that asyncio.timeout knows
+            if seconds is None:
+                return await self._answer(model, request, lease)
+            async with asyncio.timeout(seconds):
+                return await self._answer(model, request, lease)
         except TimeoutError:
             raise BudgetExhausted(self.scope.name, "its time is over") from None
-        return replace(completion, usage=model.cost.price(completion.usage))
+
+    async def _answer(self, model: Model, request: Request, lease: Lease) -> Completion:
+        try:
+            completion = await model.complete(request, self.worth)
+        except CallBroken as stopped:
+            self._lose(model, request, lease, stopped.usage)
+            raise
+        except CallCancelled as stopped:
+            self._lose(model, request, lease, stopped.usage)
+            raise asyncio.CancelledError from None  # the plain one is all that asyncio.timeout knows
+        return altered(completion, usage=model.cost.price(completion.usage))
 
     def _lose(self, model: Model, request: Request, lease: Lease, usage: Usage) -> None:
         """Charge a call that was cancelled or broke off."""
-        usage = model.cost.price(replace(usage, wasted=usage.tokens))
+        usage = model.cost.price(altered(usage, wasted=usage.tokens))
         lease.settle(request.role, request.model, usage)
         self.journal.lose_call(request, usage, self.problem)
 
@@ -166,7 +170,7 @@ class Calls:
         if affordable < (wanted if request.role is Role.VERIFY else 1):
             raise BudgetExhausted(self.scope.name, f"a call of {prompt} + {wanted} tokens cannot be paid")
         if affordable < wanted:
-            request = replace(request, sampling=replace(request.sampling, max_tokens=affordable))
+            request = altered(request, sampling=altered(request.sampling, max_tokens=affordable))
         return request, model.cost.upper_bound(prompt, affordable)
 
 

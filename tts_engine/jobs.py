@@ -64,8 +64,10 @@ async def work(job: Job, calls: Calls, on_event: OnEvent | None) -> Outcome:
     retries = Counter[str]()
 
     def on_call(request: Request, completion: Completion) -> None:
-        retries.update(completion.retries)
-        tell(_called(job, request, completion))
+        if completion.retries:
+            retries.update(completion.retries)
+        if on_event:
+            on_event(_called(job, request, completion))
 
     with calls.scope as scope:
         outcome = await _search(job, replace(calls, on_call=on_call), on_event)

@@ -66,6 +66,7 @@ class Journal:
         self._rows: dict[str, list[Row]] = {}
         self._waiters: list[asyncio.Future[None]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._written = _nothing_yet(database)
         self._hits = self._misses = self._writes = self._commits = 0
 
     @classmethod
@@ -107,7 +108,10 @@ class Journal:
 
     def find_call(self, request: Request, name: bytes | None = None) -> Completion | None:
         """The completion written for an equal request, exactly as it was; None if there is none."""
-        return self._counted(record.find_completion(self._database, name or request.identity()))
+        name = name or request.identity()
+        if self._written is not None and name not in self._written:
+            return self._counted(None)
+        return self._counted(record.find_completion(self._database, name))
 
     def lose_call(self, request: Request, usage: Usage, problem: str) -> None:
         """Keep what a cancelled call had computed; committed with the next turn of the event loop."""
@@ -195,14 +199,9 @@ class Journal:
 
     async def write_rows(self, rows: Rows) -> None:
         """Keep rows that another process's journal collected; returns when they can no longer be lost."""
-        if not any(rows.values()):
-            return
-        for table, values in rows.items():
-            for row in values:
-                self._put(table, row)
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
-        await waiter
+        waits = [self._put(table, row) for table, values in rows.items() for row in values]
+        if waits:
+            await self._committed(waits[-1])
 
     def rows(self, problem: str, after: int) -> tuple[Rows, int]:
         """What a journal elsewhere needs to go on with a problem: its calls, and all checks behind the first `after`.
@@ -217,7 +216,12 @@ class Journal:
         return {"calls": calls.fetchall(), "code": [row[1:] for row in checks]}, checks[-1][0] if checks else after
 
     async def _write(self, table: str, row: Row) -> None:
-        await self.write_rows({table: [row]})
+        await self._committed(self._put(table, row))
+
+    async def _committed(self, loop: asyncio.AbstractEventLoop) -> None:
+        waiter: asyncio.Future[None] = loop.create_future()
+        self._waiters.append(waiter)
+        await waiter
 
     def _put(self, table: str, row: Row) -> asyncio.AbstractEventLoop:
         """Add a row to this turn's transaction."""
@@ -237,6 +241,8 @@ class Journal:
             self._commit_together(rows)
         self._commits += 1
         self._writes += number
+        if self._written is not None:
+            self._written.update([row[0] for row in rows.get("calls", ())])
 
     def _commit_together(self, rows: Rows) -> None:
         self._database.execute("BEGIN IMMEDIATE")
@@ -311,6 +317,12 @@ def _lay(database: sqlite3.Connection, identity: Mapping[str, Any]) -> None:
         database.execute(statement)
     database.execute("INSERT INTO meta VALUES ('identity', ?)", (json.dumps(identity, sort_keys=True),))
     database.execute("COMMIT")
+
+
+def _nothing_yet(database: sqlite3.Connection) -> set[SQLValue] | None:
+    """Where the names of this process's calls go, so that a new one is known as new without a query; None where the
+    file has calls already."""
+    return None if database.execute("SELECT 1 FROM calls LIMIT 1").fetchone() else set()
 
 
 def _compare(path: Path, written: Mapping[str, Any], given: Mapping[str, Any]) -> None:

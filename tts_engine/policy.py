@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from tts_engine.calls import Calls
 from tts_engine.formats import policy as form
 from tts_engine.formats.answers import extract_answer
-from tts_engine.types import Candidate, Completion, Finish, Key, Prompt, Request, Role, Sampling, Step, TokenLogprob
+from tts_engine.types import (
+    Candidate,
+    Completion,
+    Finish,
+    Key,
+    Prompt,
+    Request,
+    Role,
+    Sampling,
+    Step,
+    TokenLogprob,
+    altered,
+)
 
 
 class Policy(Protocol):
@@ -60,9 +72,9 @@ class LanguagePolicy:
         sampling = self.sampling
         if not whole:
             stops = (form.STEP_STOP, *sampling.stop)
-            sampling = replace(sampling, stop=stops, max_tokens=min(self.step_tokens, left))
+            sampling = altered(sampling, stop=stops, max_tokens=min(self.step_tokens, left))
         elif left < sampling.max_tokens:
-            sampling = replace(sampling, max_tokens=left)
+            sampling = altered(sampling, max_tokens=left)
         completion = await calls.complete(
             Request(
                 role=Role.GENERATE,
@@ -91,7 +103,7 @@ class LanguagePolicy:
         completion = await calls.complete(
             Request(role=Role.GENERATE, model=self.model, prompt=prompt, sampling=self.sampling, key=key)
         )
-        return self._extended(candidate, key, replace(completion, text=words + completion.text), whole=True)
+        return self._extended(candidate, key, altered(completion, text=words + completion.text), whole=True)
 
     def _extended(self, node: Candidate, key: Key, completion: Completion, whole: bool) -> Candidate:
         text = form.heading(node.depth) + completion.text.strip()

@@ -29,6 +29,7 @@ from tts_engine.formats.answers import grade
 from tts_engine.judging import Critique, Judge, judge_candidate
 from tts_engine.policy import Policy, Writer
 from tts_engine.selection import select as choose
+from tts_engine.together import Arrivals
 from tts_engine.tree import candidate_data, verdict_data
 from tts_engine.types import Candidate, Failure, Judged, Key, Outcome, Place, Problem, Usage
 
@@ -141,8 +142,9 @@ class Search:
             for key, lane in zip(keys, self._take_lanes(n), strict=True)
         ]
         try:
-            for finished in asyncio.as_completed(tasks):
-                candidate = await finished
+            arrivals = Arrivals(tasks)
+            for _ in tasks:
+                candidate = await arrivals.next()
                 if candidate is not None:
                     yield candidate
         finally:
@@ -284,8 +286,9 @@ class Search:
         except TTSError as error:
             self._record(error, key)
             return None
-        self.tree.add_node(str(key), **candidate_data(candidate, first))
-        self.tree.add_edge(str(node.key), str(key))
+        name = str(key)
+        self.tree.add_node(name, **candidate_data(candidate, first))
+        self.tree.add_edge(str(node.key), name)
         self._judged[key] = Judged(candidate=candidate)
         self._tell(candidate)
         return candidate
@@ -387,7 +390,7 @@ class Search:
 
 def program_order(judged: Judged) -> tuple[tuple[int, int | str], ...]:
     """Sort key: the path of the candidate's key, numbers by value."""
-    return tuple((isinstance(part, str), part) for part in judged.candidate.key.path)
+    return tuple([(isinstance(part, str), part) for part in judged.candidate.key.path])
 
 
 def _units(usage: Usage, factor: float) -> tuple[float, float, float]:

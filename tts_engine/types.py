@@ -5,10 +5,21 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from functools import lru_cache
-from typing import Any, Literal
+from operator import attrgetter
+from typing import Any, Literal, TypeVar
+
+V = TypeVar("V")
+
+
+def altered(value: V, **changes: object) -> V:
+    """`dataclasses.replace` for the values of this module, in half the time; names are not checked."""
+    new: V = object.__new__(type(value))
+    for name in value.__slots__:  # type: ignore[attr-defined]
+        object.__setattr__(new, name, changes[name] if name in changes else getattr(value, name))
+    return new
 
 
 class Role(StrEnum):
@@ -121,10 +132,11 @@ class Usage:
 
     def asdict(self) -> dict[str, float]:
         """Plain dictionary, with `tokens`, for JSON."""
-        return {name: getattr(self, name) for name in _AMOUNTS} | {"tokens": self.tokens}
+        return dict(zip(_AMOUNTS, _amounts(self), strict=True), tokens=self.tokens)
 
 
 _AMOUNTS = tuple(f.name for f in fields(Usage))
+_amounts = attrgetter(*_AMOUNTS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +163,7 @@ class Prompt:
 
     def then(self, *segments: str) -> Prompt:
         """The same conversation with the open turn extended."""
-        return replace(self, continuation=self.continuation + segments)
+        return altered(self, continuation=self.continuation + segments)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from tts_engine.together import end
 
@@ -25,9 +25,7 @@ class Memory(Generic[K, V]):
 
     async def get(self, key: K, compute: Callable[[], Awaitable[V]], payer: Hashable | None = None) -> V:
         """The result for `key`; computed by the first who asks."""
-        task = self._common.get(key)
-        if task is None and payer is not None:
-            task = self._own.get((key, payer))
+        task = self._find(key, payer)
         if task is None:
             task = asyncio.ensure_future(self._run(key, payer, compute))
             if payer is None:
@@ -35,6 +33,11 @@ class Memory(Generic[K, V]):
             else:
                 self._own[key, payer] = task
         return await asyncio.shield(task)
+
+    def known(self, key: K, payer: Hashable | None = None) -> V | None:
+        """The result for `key` if it is there already; None while it is not."""
+        task = self._find(key, payer)
+        return task.result() if task is not None and _succeeded(task) else None
 
     def publish(self) -> None:
         """Share what is there with all payers from now on."""
@@ -50,6 +53,10 @@ class Memory(Generic[K, V]):
         """Cancel what is under way."""
         await end(*(task for task in self._tasks() if not task.done()))
 
+    def _find(self, key: K, payer: Hashable | None) -> asyncio.Task[V] | None:
+        task = self._common.get(key)
+        return self._own.get((key, payer)) if task is None and payer is not None else task
+
     def _tasks(self) -> list[asyncio.Task[V]]:
         return [*self._common.values(), *self._own.values()]
 
@@ -62,3 +69,7 @@ class Memory(Generic[K, V]):
             else:
                 self._own.pop((key, payer), None)
             raise
+
+
+def _succeeded(task: asyncio.Task[Any]) -> bool:
+    return task.done() and not task.cancelled() and task.exception() is None

@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass
 
 from tts_engine.calls import Calls
+from tts_engine.compute.ledger import Scope
 from tts_engine.errors import VerifierError
 from tts_engine.formats import prm as form
 from tts_engine.types import Aggregation, Key, Problem, Request, Role, Sampling, StepJudgement, Verdict
@@ -47,8 +48,15 @@ class DiscriminativeJudge:
 
     async def __call__(self, steps: tuple[str, ...], samples: int, calls: Calls) -> Verdict:
         prefixes = [steps[: i + 1] for i in range(len(steps))]
-        judgements = await asyncio.gather(*(self._step(prefix, calls) for prefix in prefixes))
-        return make_verdict([tuple(judgements)], self._verifier.aggregation)
+        payer = calls.scope if calls.limited else None
+        known = [self._scores.known(prefix, payer) for prefix in prefixes]
+        new = [prefix for prefix, judgement in zip(prefixes, known, strict=True) if judgement is None]
+        if len(new) == 1:  # as a rule, that of the last step: needs no task of its own
+            found = iter([await self._step(new[0], payer, calls)])
+        else:
+            found = iter(await asyncio.gather(*(self._step(prefix, payer, calls) for prefix in new)))
+        chain = tuple([next(found) if judgement is None else judgement for judgement in known])
+        return make_verdict([chain], self._verifier.aggregation)
 
     def publish(self) -> None:
         self._scores.publish()
@@ -56,8 +64,8 @@ class DiscriminativeJudge:
     async def close(self) -> None:
         await self._scores.close()
 
-    async def _step(self, prefix: tuple[str, ...], calls: Calls) -> StepJudgement:
-        return await self._scores.get(prefix, lambda: self._read(prefix, calls), calls.scope if calls.limited else None)
+    async def _step(self, prefix: tuple[str, ...], payer: Scope | None, calls: Calls) -> StepJudgement:
+        return await self._scores.get(prefix, lambda: self._read(prefix, calls), payer)
 
     async def _read(self, prefix: tuple[str, ...], calls: Calls) -> StepJudgement:
         completion = await calls.complete(

@@ -344,8 +344,7 @@ async def test_retry_after_is_a_number_or_a_date(value: str, low: float, high: f
         Endpoint(url, key_env="UNSET_KEY", patience=Patience()) as endpoint,
     ):
         with pytest.raises(Again) as busy:
-            async for _ in endpoint.stream("/chat/completions", {}):
-                pass
+            await endpoint.call("/chat/completions", {}, lambda chunk: True)
     assert low <= busy.value.after <= high
 
 
@@ -370,3 +369,53 @@ async def test_hanging_up_frees_the_server() -> None:
         await asyncio.wait_for(freed.wait(), 5)
     assert stopped.value.usage.cancelled == 2  # type: ignore[attr-defined]
     assert stopped.value.usage.calls == 1  # type: ignore[attr-defined]
+
+
+async def test_whoever_takes_the_answer_may_have_had_enough() -> None:
+    taken: list[dict[str, Any]] = []
+
+    def take(piece: dict[str, Any]) -> bool:
+        taken.append(piece)
+        return len(taken) == 2
+
+    async def endless(request: web.Request) -> web.StreamResponse:
+        return await stream(request, *[chunk("é") for _ in range(10**5)])
+
+    async with served(endless) as url, Endpoint(url, key_env="UNSET_KEY", patience=Patience()) as endpoint:
+        await endpoint.call("/chat/completions", {}, take)
+    assert [piece["choices"][0]["delta"]["content"] for piece in taken] == ["é", "é"]
+
+
+@pytest.mark.parametrize("tries", [1, 2, 5])
+async def test_the_first_try_counts_among_the_tries(tries: int) -> None:
+    made = 0
+
+    async def once() -> None:
+        nonlocal made
+        made += 1
+        raise Again("HTTP 503", f"try {made}")
+
+    endpoint = Endpoint("http://127.0.0.1:9/v1", key_env="UNSET_KEY", patience=Patience(tries=tries, pause=0.001))
+    with pytest.raises(Again, match=f"try {tries}"):
+        await endpoint.persist(once)
+    assert made == tries
+
+
+async def test_silence_is_counted_from_the_first_try() -> None:
+    async def once() -> None:
+        await asyncio.sleep(0.02)
+        raise Again("HTTP 503", "busy")
+
+    patience = Patience(tries=10**6, pause=0.001, silence=0.01)
+    endpoint = Endpoint("http://127.0.0.1:9/v1", key_env="UNSET_KEY", patience=patience)
+    with pytest.raises(EndpointDown, match="answered nothing"):
+        await asyncio.wait_for(endpoint.persist(once), 10)
+
+
+async def test_what_will_not_pass_is_not_tried_again() -> None:
+    async def once() -> None:
+        raise BackendError("no")
+
+    endpoint = Endpoint("http://127.0.0.1:9/v1", key_env="UNSET_KEY", patience=Patience())
+    with pytest.raises(BackendError, match="no"):
+        await endpoint.persist(once)

@@ -216,3 +216,13 @@ def test_an_answer_to_the_question_to_go_on_is_freed_of_repetitions() -> None:
 def test_a_content_filter_is_a_failure() -> None:
     with pytest.raises(BackendError, match="content filter"):
         read(wire(), request(), chat("", "content_filter"))
+
+
+def test_logprobs_that_nobody_asked_for_have_no_alternatives() -> None:
+    entry = {"token": "2", "logprob": -0.1, "top_logprobs": [{"token": "3", "logprob": -2.0}]}
+    (bare,) = read_logprobs({"content": [entry]}, Sampling())
+    assert (bare.text, bare.logprob, bare.alternatives) == ("2", -0.1, {})
+    (full,) = read_logprobs({"content": [entry]}, Sampling(logprobs=1))
+    assert full.alternatives == {"3": -2.0}
+    (certain,) = read_logprobs({"tokens": ["2"], "token_logprobs": [None]}, Sampling())
+    assert (certain.logprob, certain.alternatives) == (0.0, {})

@@ -24,6 +24,8 @@ from tts_engine.formats.equivalence import Grader, compare
         ("\\boxed{\\frac{1}{2}}", "\\frac{1}{2}"),
         ("\\boxed{", None),
         ("\\boxed{ }", None),
+        ("\\boxed{a}b}", "a"),
+        ("\\boxed{{a}{b", None),
         ("4", None),
     ],
 )

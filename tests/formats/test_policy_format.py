@@ -18,6 +18,7 @@ from tts_engine.formats import policy as form
         ("only one step", ("Step 1: only one step",)),
         ("<INVALID>", ("<INVALID>",)),
         ("a\n\nStep two without colon", ("Step 1: a", "Step two without colon")),
+        ("Step 1:\ta\nStep  2\nStep 12:b ", ("Step 1: a", "Step  2", "Step 12: b")),
     ],
 )
 def test_split(text: str, steps: tuple[str, ...]) -> None:
@@ -35,3 +36,8 @@ def test_refinement_keeps_the_solution_and_quotes_the_bad_step() -> None:
     messages = form.refine_messages("Q", "Step 1: x", "Step 1: x", "x is wrong")
     assert [m.role for m in messages] == ["user", "assistant", "user"]
     assert messages[2].content.endswith(">Step 1: x\n\nx is wrong")
+
+
+def test_equal_questions_share_a_prompt() -> None:
+    assert form.solve_prompt("Q", ("Step 1: a",)) is form.solve_prompt("Q", ("Step 1: a",))
+    assert form.solve_prompt("Q") != form.solve_prompt("Q", ("Step 1: a",))

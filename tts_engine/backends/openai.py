@@ -10,11 +10,9 @@ import asyncio
 import difflib
 import hashlib
 import time
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any
-
-from tenacity import AsyncRetrying, retry_if_exception_type
 
 from tts_engine.backends.base import CallBroken, CallCancelled, ModelInfo, counted
 from tts_engine.backends.openai_http import Again, Endpoint
@@ -81,13 +79,14 @@ class OpenAIBackend:
         endpoint, body = self._check(request), self._body(request)
         kinds: list[str] = []
         reply, sent = Reply(self._wire, request), time.perf_counter()
+
+        async def once() -> None:
+            nonlocal reply, sent
+            reply, sent = Reply(self._wire, request), time.perf_counter()
+            await self._try(endpoint, body, reply, kinds)
+
         try:
-            async for attempt in AsyncRetrying(
-                retry=retry_if_exception_type(Again), stop=endpoint.give_up, wait=endpoint.pause, reraise=True
-            ):
-                with attempt:
-                    reply, sent = Reply(self._wire, request), time.perf_counter()
-                    await self._try(endpoint, body, reply, kinds)
+            await endpoint.persist(once)
         except Again as error:
             raise BackendError(f"{error} (given up after {len(kinds)} tries)") from error
         except asyncio.CancelledError:
@@ -97,7 +96,7 @@ class OpenAIBackend:
         completion = reply.completion(self._counter.guess(request.prompt), time.perf_counter() - sent)
         self._counter.learn(request.prompt, completion.usage.prompt)
         self._usage += completion.usage
-        return replace(completion, retries=tuple(kinds))
+        return replace(completion, retries=tuple(kinds)) if kinds else completion
 
     def count_tokens(self, prompt: Prompt) -> int:
         """Exact with a tokenizer; else an upper bound: no token is shorter than a byte."""
@@ -116,10 +115,7 @@ class OpenAIBackend:
             CallBroken: it broke off midway.
         """
         try:
-            async with aclosing(endpoint.stream(PATHS[self._wire.api], body)) as chunks:
-                async for chunk in chunks:
-                    if reply.add(chunk):
-                        return
+            await endpoint.call(PATHS[self._wire.api], body, reply.add)
             if not reply.complete:
                 raise Again("broken off", f"an answer of {endpoint.url} broke off before its end")
         except Again as error:

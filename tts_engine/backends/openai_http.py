@@ -12,7 +12,7 @@ import json
 import os
 import re
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, Self
@@ -21,12 +21,14 @@ from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from asyncio_throttle import Throttler
-from tenacity import RetryCallState, wait_random_exponential
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
 from tts_engine.errors import BackendError, ConfigError, ContextExceeded, EndpointDown
 
 LONGEST_PAUSE = 30.0
 """Seconds between two tries at most, unless the server asks for more."""
+Take = Callable[[dict[str, Any]], bool | None]
+"""Takes a chunk of an answer; True: that was enough."""
 _PASSING = {408, 409, 425, 429}
 _CONTEXT = re.compile(
     r"context.{0,20}(length|window|size)|maximum.{0,20}(length|context)|longer than the|too long", re.IGNORECASE
@@ -118,7 +120,7 @@ class Endpoint:
         await self._session.close()
 
     async def get(self, path: str) -> Any:  # noqa: ANN401  # JSON
-        """A small JSON document, None where there is none; raises as `stream` does, after one try."""
+        """A small JSON document, None where there is none; raises as `call` does, after one try."""
         try:
             async with asyncio.timeout(30), self._session.get(self.url + path, allow_redirects=False) as response:
                 text = await response.text()
@@ -130,8 +132,9 @@ class Endpoint:
         except (TimeoutError, aiohttp.ClientError, json.JSONDecodeError) as error:
             raise self._passing(error) from error
 
-    async def stream(self, path: str, body: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
-        """One try of a call: the JSON chunks of its answer. Leaving the loop early closes the connection.
+    async def call(self, path: str, body: Mapping[str, Any], take: Take) -> None:
+        """One try of a call: hands the JSON chunks of its answer to `take` until they end, or it says True: enough.
+        Then, and where it is cancelled, the connection is closed.
 
         Raises:
             Again: it failed for a reason that may pass.
@@ -147,13 +150,29 @@ class Endpoint:
                 ):
                     if response.status != 200:
                         raise self._refusal(response, await response.text())
-                    async for chunk in _chunks(response):
-                        if "error" in chunk:
-                            raise Again("broken off", self._clean(f"the server broke off: {_message(chunk)}"))
-                        self._heard = time.monotonic()
-                        yield chunk
+                    await self._read(response, take)
             except (TimeoutError, aiohttp.ClientError, json.JSONDecodeError) as error:
                 raise self._passing(error) from error
+
+    async def persist(self, once: Callable[[], Awaitable[None]]) -> None:
+        """Do `once`, which makes a call, again for as long as it fails for a reason that may pass and there is hope.
+
+        Raises:
+            Again: it was tried often enough. EndpointDown: nothing of any answer has arrived for too long.
+        """
+        started = time.monotonic()
+        try:
+            return await once()
+        except Again as error:
+            failures = [error]
+        async for attempt in AsyncRetrying(
+            retry=retry_if_exception_type(Again), stop=self.give_up, wait=self.pause, reraise=True
+        ):
+            attempt.retry_state.start_time = started
+            with attempt:
+                if failures:  # tenacity hears of the first try too
+                    raise failures.pop()
+                await once()
 
     def give_up(self, state: RetryCallState) -> bool:
         """tenacity's `stop`: whether a failed call has been tried for long enough.
@@ -186,6 +205,27 @@ class Endpoint:
                 await asyncio.sleep(left)
             if self._throttle:
                 await self._throttle.acquire()
+
+    async def _read(self, response: aiohttp.ClientResponse, take: Take) -> None:
+        """Server-sent events, or one document where the server does not stream."""
+        if response.content_type == "application/json":
+            self._hand(json.loads(await response.text()), take)
+            return
+        rest = b""
+        while data := await response.content.readany():
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines:
+                payload = line[5:].strip()
+                if line[:5] != b"data:" or payload == b"[DONE]":
+                    continue
+                if self._hand(json.loads(payload.decode("utf-8", "surrogatepass")), take):
+                    return
+
+    def _hand(self, chunk: dict[str, Any], take: Take) -> bool:
+        if "error" in chunk:
+            raise Again("broken off", self._clean(f"the server broke off: {_message(chunk)}"))
+        self._heard = time.monotonic()
+        return bool(take(chunk))
 
     def _passing(self, error: Exception) -> Again:
         """A failure of the network, in our terms."""
@@ -220,20 +260,6 @@ class Endpoint:
         if self._key:
             text = text.replace(self._key, "[key]")
         return " ".join(text.split())[:300]
-
-
-async def _chunks(response: aiohttp.ClientResponse) -> AsyncIterator[dict[str, Any]]:
-    """The JSON of server-sent events; of the whole body where the server does not stream."""
-    if response.content_type == "application/json":
-        yield json.loads(await response.text())
-        return
-    rest = b""
-    async for data in response.content.iter_any():
-        *lines, rest = (rest + data).split(b"\n")
-        for line in lines:
-            payload = line.strip().removeprefix(b"data:").strip()
-            if line.startswith(b"data:") and payload != b"[DONE]":
-                yield json.loads(payload)
 
 
 def _checked(url: str) -> str:

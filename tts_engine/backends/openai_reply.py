@@ -52,7 +52,9 @@ class Reply:
         self._usage = chunk.get("usage") or self._usage
         for choice in chunk.get("choices") or ():
             self._add_choice(choice)
-        self._note_stop((chunk.get("__verbose") or {}).get("stopping_word"), told="__verbose" in chunk)
+        if "__verbose" in chunk:
+            self._told = True
+            self._note_stop((chunk["__verbose"] or {}).get("stopping_word"))
         return self._found is not None
 
     def completion(self, prompt: int, seconds: float) -> Completion:
@@ -114,8 +116,7 @@ class Reply:
             text, self._echo = text.removeprefix(self._echo), ""
         return text
 
-    def _note_stop(self, matched: object, told: bool = False) -> None:
-        self._told = self._told or told
+    def _note_stop(self, matched: object) -> None:
         if isinstance(matched, str) and matched:
             self._matched = matched
 
@@ -168,27 +169,27 @@ def read_logprobs(data: Any, sampling: Sampling) -> list[TokenLogprob]:  # noqa:
     """Logprobs in either form: chat's list of tokens, or the parallel lists of completions."""
     if not data:
         return []
-    if isinstance(data.get("content"), list):
-        rows = [
-            (
-                entry["token"],
-                entry["logprob"],
-                {top["token"]: top["logprob"] for top in entry.get("top_logprobs") or ()},
-            )
-            for entry in data["content"]
-        ]
+    wanted = wants_logprobs(sampling)
+    if isinstance(content := data.get("content"), list):
+        rows = [(entry["token"], entry["logprob"], _alternatives(entry) if wanted else {}) for entry in content]
     else:
         texts, values = data.get("tokens") or (), data.get("token_logprobs") or ()
         rows = list(zip(texts, values, data.get("top_logprobs") or [{}] * len(texts), strict=True))
+    if not wanted:
+        return [TokenLogprob(text=text, logprob=CERTAIN if value is None else value) for text, value, _ in rows]
     return [_token(text, CERTAIN if value is None else value, top or {}, sampling) for text, value, top in rows]
+
+
+def _alternatives(entry: Mapping[str, Any]) -> dict[str, float]:
+    return {top["token"]: top["logprob"] for top in entry.get("top_logprobs") or ()}
 
 
 def _token(text: str, logprob: float, top: Mapping[str, float], sampling: Sampling) -> TokenLogprob:
     """A watched word that is not among the alternatives takes the smallest logprob among them, an upper bound of
     its own (upstream GenPRM's rule, FACTS.md A)."""
-    known = {text: logprob, **top}
     if not sampling.watch:
-        return TokenLogprob(text=text, logprob=logprob, alternatives=dict(top) if sampling.logprobs else {})
+        return TokenLogprob(text=text, logprob=logprob, alternatives=dict(top))
+    known = {text: logprob, **top}
     floor = min(known.values())
     watched = {word: known.get(word, floor) for word in sampling.watch}
     return TokenLogprob(text=text, logprob=logprob, alternatives=watched | (dict(top) if sampling.logprobs else {}))

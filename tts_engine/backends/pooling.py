@@ -18,8 +18,6 @@ import time
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from tenacity import AsyncRetrying, retry_if_exception_type
-
 from tts_engine.backends.base import ModelInfo
 from tts_engine.backends.openai_http import Again, Endpoint, Patience
 from tts_engine.backends.openai_tokens import Tokens
@@ -154,15 +152,14 @@ class PoolingBackend:
 
     async def _call(self, ids: Sequence[int]) -> Rows:
         body = {"model": self._served, "input": list(ids)}
+        said: list[dict[str, Any]] = []
+
+        async def once() -> None:
+            said.clear()
+            await self._endpoint.call(f"/{self._api}", body, said.append)
+
         try:
-            async for attempt in AsyncRetrying(
-                retry=retry_if_exception_type(Again),
-                stop=self._endpoint.give_up,
-                wait=self._endpoint.pause,
-                reraise=True,
-            ):
-                with attempt:
-                    said = [chunk async for chunk in self._endpoint.stream(f"/{self._api}", body)]
+            await self._endpoint.persist(once)
         except Again as error:
             raise BackendError(str(error)) from error
         return read_rows(said[0] if said else {}, self._api)

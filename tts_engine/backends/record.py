@@ -7,6 +7,7 @@ import json
 import math
 import sqlite3
 from dataclasses import asdict, fields
+from functools import lru_cache
 from operator import attrgetter
 from pathlib import Path
 
@@ -57,11 +58,16 @@ def prompt_id(text: str) -> bytes:
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
+@lru_cache(256)
+def _prompt_id(prompt: Prompt) -> bytes:
+    """Many calls share a prompt: it is written out once."""
+    return prompt_id(prompt_text(prompt))
+
+
 def call_row(
     request: Request, completion: Completion, problem: str, prompts: bool, name: bytes | None = None
 ) -> tuple[SQLValue, ...]:
     """Values for the columns `CALL`; the prompt's text only when `prompts`. `name`: the identity, where it is known."""
-    text = prompt_text(request.prompt)
     usage = completion.usage
     return (
         name or request.identity(),
@@ -69,8 +75,8 @@ def call_row(
         request.role.value,
         request.model,
         str(request.key),
-        prompt_id(text),
-        text if prompts else None,
+        _prompt_id(request.prompt),
+        prompt_text(request.prompt) if prompts else None,
         completion.text,
         completion.tokens,
         completion.finish.value,

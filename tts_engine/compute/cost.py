@@ -19,12 +19,12 @@ Grouped-query attention shrinks the key and value projections only: the query he
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tts_engine.backends.base import ModelShape
 from tts_engine.errors import ConfigError
-from tts_engine.types import Usage
+from tts_engine.types import Usage, altered
 
 if TYPE_CHECKING:
     from tts_engine.compute.budget import Amount
@@ -113,7 +113,7 @@ class CostModel:
     def price(self, usage: Usage) -> Usage:
         """The usage of ONE call with FLOPs and dollars filled in; cancelled tokens cost what delivered ones do."""
         counts = usage.prompt, usage.completion + usage.cancelled, usage.cached
-        return replace(usage, flops=self.flops(*counts), dollars=self.dollars(*counts))
+        return altered(usage, flops=self.flops(*counts), dollars=self.dollars(*counts))
 
     def upper_bound(self, prompt: int, max_tokens: int) -> Usage:
         """The most that a call can cost: nothing cached, every token generated. Time is not bounded."""

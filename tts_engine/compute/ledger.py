@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from tts_engine.compute.budget import Amount, Budget, whole
@@ -183,7 +183,8 @@ class Scope:
             return
         if self._own:
             refund, self._free = self._free, (0, 0, 0)
-            self._parent._free_up(tuple(0 if amount == math.inf else amount for amount in refund))  # type: ignore[arg-type]
+            if refund != NO_LIMIT:
+                self._parent._free_up(tuple(0 if amount == math.inf else amount for amount in refund))  # type: ignore[arg-type]
         del self._parent._children[self]
         for (role, model), usage in self._account.items():
             self._parent._add(role, model, usage)
@@ -277,18 +278,15 @@ class Scope:
         self._children[scope] = None
         return scope
 
-    def _payers(self) -> Iterator[Scope]:
+    def _payers(self) -> Sequence[Scope]:
         """This scope and those that a charge to it also draws from: up to the first that owns its limit.
 
         A closed lane owns nothing any more: what its late calls give back goes on to its parent.
         """
-        scope: Scope | None = self
-        while scope is not None:
-            if not (scope.closed and scope._own and scope._parent):
-                yield scope
-                if scope._own:
-                    return
-            scope = scope._parent
+        if self._own and not self.closed:
+            return (self,)
+        above: Sequence[Scope] = () if self._parent is None else self._parent._payers()
+        return above if self._own and above else (self, *above)
 
     def _available(self) -> Vector:
         tokens, flops, money = math.inf, math.inf, math.inf

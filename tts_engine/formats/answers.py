@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from tts_engine.formats.canonical import Form, canonical, decided
 from tts_engine.formats.equivalence import compare, mark
 
+_BRACE = re.compile("[{}]")
 ROUNDING = 1e-5
 """Marks closer than this may be those of equal answers (a rounded number and what it stands for)."""
 
@@ -21,10 +23,10 @@ def extract_answer(text: str) -> str | None:
     if start < 0:
         return None
     depth, begin = 0, start + len("\\boxed")
-    for position in range(begin, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[position], 0)
+    for brace in _BRACE.finditer(text, begin):
+        depth += 1 if brace[0] == "{" else -1
         if depth == 0:
-            return text[begin + 1 : position].strip() or None
+            return text[begin + 1 : brace.start()].strip() or None
     return None
 
 

@@ -7,6 +7,7 @@ solution is split on `\\nStep `. The same headings are used in training, in whol
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from tts_engine.types import Message, Prompt
 
@@ -31,6 +32,7 @@ def solve_messages(problem: str) -> tuple[Message, ...]:
     return (Message(role="user", content=f"{problem}\n\n{INSTRUCTION}"),)
 
 
+@lru_cache(256)
 def solve_prompt(problem: str, steps: tuple[str, ...] = ()) -> Prompt:
     """The prompt for the step after `steps` (or, without a step stop, for the rest of the solution).
 
@@ -69,4 +71,10 @@ def split_steps(text: str) -> tuple[str, ...]:
         return (text,)
     if not _HEADING.match(text):
         text = heading(0) + text
-    return tuple(_HEADING.sub(r"Step \1: ", part).rstrip() for part in _SPLIT.split(text))
+    return tuple([_headed(part).rstrip() for part in _SPLIT.split(text)])
+
+
+def _headed(part: str) -> str:
+    """With one blank behind the heading, where there is one."""
+    found = _HEADING.match(part)
+    return f"Step {found[1]}: {part[found.end() :]}" if found else part

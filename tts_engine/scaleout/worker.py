@@ -64,6 +64,9 @@ class Shipped(Journal):
 
     def forget(self, problem: str) -> None:
         """Free the memory of a problem that is solved."""
+        if self._written is not None:
+            names = self._database.execute("SELECT id FROM calls WHERE problem = ?", (problem,))
+            self._written.difference_update([name for (name,) in names])
         self._database.execute("DELETE FROM calls WHERE problem = ?", (problem,))
 
     def tell(self, event: Event) -> None:
