@@ -96,8 +96,8 @@ async def sample(
         model: the policy.
         keep: as many right as wrong ones, where there are enough.
         misread: share of the problems with solutions, by lot, that get another one, made up, in which a step misreads
-            the story (a wrong number or operation) and all is well calculated: a good policy rarely does that, so a
-            verifier taught by its solutions alone learns to trust its readings. Stories of the embedded domain only.
+            the story (a wrong number or operation) and all is well calculated: a good policy rarely does that, so its
+            solutions alone hardly show a verifier that readings can be wrong. Stories of the embedded domain only.
     """
     model = model or ModelSettings()
     params: Record = {"model": model.model_dump(mode="json"), "per_problem": per_problem, "keep": keep}
