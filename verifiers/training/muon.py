@@ -1,6 +1,6 @@
 """Muon, multiplying in a type that the device is fast in.
 
-`torch.optim.Muon` orthogonalises in bfloat16 on every device; a CPU without bfloat16 products takes a hundred times as
+`torch.optim.Muon` orthogonalises in bfloat16 on every device; a CPU without bfloat16 products takes many times as
 long for that as in float32, most of a training step. In bfloat16 both are the same to the bit.
 """
 
