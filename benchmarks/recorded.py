@@ -15,11 +15,10 @@ from rich.progress import MofNCompleteColumn, Progress, TaskID, TimeElapsedColum
 
 from tts_engine import Engine, Outcome
 from tts_engine.backends.factory import embedded_path
-from tts_engine.config import Config
+from tts_engine.backends.local_model import fingerprint
 from tts_engine.journal import Journal
 from tts_engine.problems import load_problems
 from tts_engine.types import Problem
-from tts_engine.verifiers.training.manifest import digest
 
 N, K = 16, 8
 WORK = Path("runs/recorded")
@@ -51,9 +50,7 @@ async def recorded(dataset: str, verifier: str, seed: int, limit: int, work: Pat
 
 def checkpoints() -> dict[str, str]:
     """What the embedded models are, so that no journal of others is taken up."""
-    return {
-        name: digest(embedded_path(f"embedded:{name}") / "model.safetensors") for name in ("policy", "genprm", "prm")
-    }
+    return {name: fingerprint(embedded_path(f"embedded:{name}")) for name in ("policy", "genprm", "prm")}
 
 
 async def solved(
@@ -61,7 +58,7 @@ async def solved(
 ) -> dict[str, Outcome]:
     """Outcomes by problem id; what the journal has is not paid again."""
     found = {}
-    async with Engine(Config.build(config), journal=journal, resume=True) as engine:
+    async with Engine.from_config(config, journal=journal, resume=True) as engine:
         async for outcome in engine.run(problems):
             found[outcome.problem.id] = outcome
             progress.advance(bar)

@@ -12,7 +12,7 @@ import asyncio
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tts_engine.cli.training import execute, line, load_settings, stages
-from tts_engine.cli.training_eval import chosen_right, localised, read_stories, search, valued
+from tts_engine.cli.training_eval import chosen_right, localised, read_stories, right, search, valued
 from tts_engine.journal import Journal
 from tts_engine.problems import load_problems
 from tts_engine.report.intervals import Interval
@@ -28,8 +28,8 @@ from tts_engine.report.labelled import ALL_RIGHT
 from tts_engine.report.points import TAILS, Bootstrap
 from tts_engine.report.reliability import area
 from tts_engine.report.words import bounded
-from tts_engine.types import Outcome
-from tts_engine.verifiers.training.domain import first_error
+from tts_engine.types import Judged
+from tts_engine.verifiers.training.domain import Story, first_error
 from tts_engine.verifiers.training.manifest import Folder, Record
 from tts_engine.verifiers.training.stages import Run
 
@@ -148,30 +148,24 @@ async def measure(options: argparse.Namespace, folder: Folder, arm: str, seed: i
         outcomes = await search(run, str(folder.path / name), name, DATASET, options.limit, N, 1, journal)
     stories = read_stories(DATASET)
     return {
-        "arm": arm,
         "seed": seed,
         "documents": folder.facts("prm" if arm == PRM else "fit")["counts"]["documents"],
         "tokens": sum(outcome.total.tokens for outcome in outcomes) / len(outcomes),
         "problems": [
             {
                 "localised": localised(outcome, stories[outcome.problem.prompt]),
-                "auc": area(valued(outcome)),
-                "auc steps": area(sound(outcome, stories)),
-                **{rule: chosen_right(outcome, rule) for rule in ("majority", "weighted", "best")},
+                "auc": area(valued(outcome, partial(right, problem=outcome.problem))),
+                "auc steps": area(valued(outcome, partial(sound, story=stories[outcome.problem.prompt]))),
+                **{rule: chosen_right(outcome, rule) for rule in ("majority", "weighted")},
             }
             for outcome in outcomes
         ],
     }
 
 
-def sound(outcome: Outcome, stories: Mapping[str, Any]) -> list[tuple[float, bool]]:
-    """Value of each judged candidate, and whether the exact checker finds no wrong step in it."""
-    story = stories[outcome.problem.prompt]
-    return [
-        (judged.verdict.value, first_error(story, [step.text for step in judged.candidate.steps]) is None)
-        for judged in outcome.candidates
-        if judged.verdict and judged.verdict.value is not None
-    ]
+def sound(judged: Judged, story: Story) -> bool:
+    """Whether the exact checker finds no wrong step."""
+    return first_error(story, [step.text for step in judged.candidate.steps]) is None
 
 
 class Arm:
@@ -200,7 +194,8 @@ class Arm:
             for row, entry in zip(hits, record["problems"], strict=True):
                 for label, said in entry["localised"]:
                     kind = 0 if label == ALL_RIGHT else 2
-                    row += np.eye(4)[kind] * (label == said) + np.eye(4)[kind + 1]
+                    row[kind] += label == said
+                    row[kind + 1] += 1
         sums = bootstrap(len(hits)).counts @ hits
         low, high = np.quantile(_harmonic(sums), TAILS)
         return Interval(value=float(_harmonic(hits.sum(0)[None])[0]), low=float(low), high=float(high))

@@ -76,7 +76,7 @@ class Engine:
         cls,
         config: Config | Mapping[str, Any] | Path | str | None = None,
         *,
-        journal: Path | None = None,
+        journal: Path | Journal | None = None,
         resume: bool = False,
     ) -> Engine:
         """From a `Config`, a mapping with its keys, a YAML file, or nothing (the embedded models)."""

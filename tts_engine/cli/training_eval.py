@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib.resources import as_file
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +12,6 @@ from pydantic import Field
 from rich.table import Table
 
 from tts_engine import Engine, Outcome
-from tts_engine.config import Config
 from tts_engine.errors import DataError
 from tts_engine.journal import Journal
 from tts_engine.problems import builtin_sets, load_problems
@@ -86,14 +86,14 @@ async def search(
     run: Run, model: str, verifier: str, problems: str, limit: int, n: int, samples: int, journal: Path | Journal
 ) -> list[Outcome]:
     """Best-of-n outcomes with a verifier, in order of problems; journalled, so that an interrupted search goes on."""
-    config: dict[str, Any] = {
+    config: Mapping[str, Any] = {
         "strategy": {"name": "best-of-n", "n": n},
         "verifier": {"name": verifier, "model": model, "samples": samples},
         "run": {"seed": run.seed, "concurrency": 24},
     }
     taken = load_problems(problems)[:limit]
     found: dict[str, Outcome] = {}
-    async with Engine(Config.build(config), journal=journal, resume=True) as engine:
+    async with Engine.from_config(config, journal=journal, resume=True) as engine:
         async for outcome in engine.run(taken):
             found[outcome.problem.id] = outcome
             run.advance(f"eval {Path(model).name}", len(found), len(taken))
@@ -104,10 +104,14 @@ def measured(outcomes: Sequence[Outcome], stories: Mapping[str, Story], seed: in
     """F1, AUC and accuracies with 95 % intervals over problems, and the tokens a problem of both models."""
     pools = [outcome.candidates for outcome in outcomes]
     pairs = [pair for outcome in outcomes for pair in localised(outcome, stories[outcome.problem.prompt])]
-    areas = [found for outcome in outcomes if (found := area(valued(outcome))) is not None]
+    areas = [
+        found
+        for outcome in outcomes
+        if (found := area(valued(outcome, partial(right, problem=outcome.problem)))) is not None
+    ]
     shares = {
         "pass@1": [
-            mean([_right(judged, o.problem) for judged in pool]) for o, pool in zip(outcomes, pools, strict=True)
+            mean([right(judged, o.problem) for judged in pool]) for o, pool in zip(outcomes, pools, strict=True)
         ],
         "majority": [chosen_right(o, "majority") for o in outcomes],
         "weighted": [chosen_right(o, "weighted") for o in outcomes],
@@ -138,13 +142,9 @@ def localised(outcome: Outcome, story: Story) -> list[tuple[int, int | None]]:
     return pairs
 
 
-def valued(outcome: Outcome) -> list[tuple[float, bool]]:
-    """Value and correctness of each judged candidate."""
-    return [
-        (j.verdict.value, _right(j, outcome.problem))
-        for j in outcome.candidates
-        if j.verdict and j.verdict.value is not None
-    ]
+def valued(outcome: Outcome, good: Callable[[Judged], bool]) -> list[tuple[float, bool]]:
+    """Value of each judged candidate, and whether it is good."""
+    return [(j.verdict.value, good(j)) for j in outcome.candidates if j.verdict and j.verdict.value is not None]
 
 
 def chosen_right(outcome: Outcome, rule: str) -> float:
@@ -163,7 +163,8 @@ def interval(values: Sequence[float], seed: int = 0) -> Interval:
     return paired_bootstrap(values, [0.0] * len(values), seed=seed)
 
 
-def _right(judged: Judged, problem: Problem) -> bool:
+def right(judged: Judged, problem: Problem) -> bool:
+    """Whether its answer is the reference answer."""
     return judged.candidate.answer == problem.answer
 
 

@@ -116,19 +116,20 @@ def drawn_before(folder: Folder, identity: Record, models: Record) -> dict[str, 
         DataError: there are none, or they were drawn from other problems, with another seed or by another completer.
     """
     facts = folder.facts("rollouts")
-    there, now = (
-        {
-            "seed": entry["seed"],
-            "problems": entry["inputs"]["problems"]["digest"],
-            "sampling": {name: entry["params"]["model"][name] for name in SAMPLING},
-            "models": found,
-        }
-        for entry, found in ((facts["identity"], facts["models"]), (identity, models))
-    )
-    if changes := differences(there, now):
+    if changes := differences(_origin(facts["identity"], facts["models"]), _origin(identity, models)):
         raise DataError(f"the rollouts of {folder.path} cannot be reused here: {changes}")
     entries = folder.read("rollouts")
     return {entry["id"]: {tuple(node["prefix"]): node for node in entry["nodes"]} for entry in entries}
+
+
+def _origin(identity: Record, models: Record) -> Record:
+    """What draws with equal names have in common."""
+    return {
+        "seed": identity["seed"],
+        "problems": identity["inputs"]["problems"]["digest"],
+        "sampling": {name: identity["params"]["model"][name] for name in SAMPLING},
+        "models": models,
+    }
 
 
 @dataclass
@@ -162,10 +163,10 @@ class Draws:
     def _taken_over(self, prefix: tuple[str, ...]) -> list[asyncio.Future[bool]]:
         node = self.known.get(prefix, {"draws": "", "tokens": 0})
         self.spent[prefix] += node["tokens"]
-        done = [asyncio.get_running_loop().create_future() for _ in node["draws"]]
+        done: list[asyncio.Future[bool]] = [asyncio.get_running_loop().create_future() for _ in node["draws"]]
         for future, draw in zip(done, node["draws"], strict=True):
             future.set_result(draw == "1")
-        return list(done)
+        return done
 
     async def close(self) -> None:
         """Stop what is still under way, as after a failure."""
