@@ -2,10 +2,11 @@
 
     python benchmarks/peers.py --peer its_hub=VENV/bin/python --peer crucible=... [--works beam-64 mcts] [--rounds 3]
 
-A peer's interpreter has the peer and aiohttp or httpx: its_hub[lm] 1.2.0, treequest 0.3.3, crucible-ttc 0.1.1,
-llm-reasoners 1.0.2. Everybody solves the same problems of the simulated task on the same server (peers_server.py: its
-own process, HTTP on this machine), in shuffled turns; round r of one contestant is paired with round r of ours. Every
-run adds a line to the file of results; the tables are made from all lines, so that rounds can be measured in pieces.
+Ours needs the package uvloop; a peer's interpreter has the peer and aiohttp or httpx: its_hub[lm] 1.2.0, treequest
+0.3.3, crucible-ttc 0.1.1, llm-reasoners 1.0.2. Everybody solves the same problems of the simulated task on the same
+server (peers_server.py: its own process, HTTP on this machine), in shuffled turns; round r of one contestant is paired
+with round r of ours. Every run adds a line to the file of results; the tables are made from all lines, so that rounds
+can be measured in pieces.
 
 `floor` is the time that our search would take if engine and network took none: the same calls on a clock that leaps.
 `seconds` and `cpu` are those of the client, without start-up; `calls` are counted by the server. With `--rounds 0`
@@ -35,7 +36,8 @@ HERE = Path(__file__).parent
 SPARE, SCARCE = 4096, 8
 FLOOR = "floor of tts-engine"
 Row = dict[str, Any]
-MORE = {"beam": ["speculative beam"], "mcts": ["mcts, 16 in flight"]}
+UVLOOP = "self-consistency, uvloop"
+MORE = {"beam": ["speculative beam"], "mcts": ["mcts, 16 in flight"], "self-consistency": [UVLOOP]}
 """Further ways in which ours solves it."""
 
 

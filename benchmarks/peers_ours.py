@@ -11,7 +11,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ PARAMS: Mapping[str, Mapping[str, Any]] = {
     "mcts, 16 in flight": {"name": "mcts", "parallel": 16, "eager": True},
     "best-of-n": {"name": "best-of-n"},
     "self-consistency": {"name": "self-consistency"},
+    "self-consistency, uvloop": {"name": "self-consistency"},
 }
 
 
@@ -204,6 +205,15 @@ def use(make: Any) -> None:  # noqa: ANN401  # a maker of backends
     factory.BACKENDS = {**factory.BACKENDS, "simulated": make}
 
 
+def runner(algorithm: str) -> Callable[[Coroutine[Any, Any, dict[str, Any]]], dict[str, Any]]:
+    """`asyncio.run`, or uvloop's."""
+    if not algorithm.endswith("uvloop"):
+        return asyncio.run
+    import uvloop
+
+    return uvloop.run
+
+
 def main() -> None:
     url, work = sys.argv[1], json.loads(sys.argv[2])
     if work.get("floor"):
@@ -216,7 +226,7 @@ def main() -> None:
     else:
         use(lambda model: Endpoint(model, url))
         with tempfile.TemporaryDirectory() as folder:
-            result = asyncio.run(search(work, Path(folder) / "journal.sqlite"))
+            result = runner(work["algorithm"])(search(work, Path(folder) / "journal.sqlite"))
     print(json.dumps(result))
 
 

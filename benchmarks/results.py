@@ -40,6 +40,7 @@ from tts_engine.verifiers.training.domain import first_error
 
 DATASET = "arith-test"
 NS, KS = (1, 2, 4, 8, 16), (1, 2, 4, 8)
+RISES = ((1, 2), (2, 4), (4, 8), (1, 8))
 VERIFIERS = ("genprm", "prm")
 AUC_DRAWS = 32
 """Random choices of chains over which an AUC is averaged."""
@@ -108,6 +109,7 @@ class Results:
     def __init__(self, files: Sequence[Path]) -> None:
         self.genprm, self.prm = _by_name(load_recordings(files))
         self.sound = sound_solutions([path for path in files if path.name.startswith("genprm")], self.genprm.pools)
+        self.right = [pool.right for pool in self.genprm.pools]
         grid = Grid(n=NS, k=KS, selectors=("majority", "weighted", "best"))
         self.found: Comparison = compare([self.genprm, self.prm], (), grid)
         self._points = {
@@ -126,19 +128,33 @@ class Results:
         """A share in percent with its interval."""
         return bounded(self.found.bootstrap.interval(statistic))
 
+    def rise(self, less: int, more: int) -> str:
+        """A line of the table of what more chains of the GenPRM add."""
+        votes, bests, values = (
+            [of(k) for k in (less, more)]
+            for of in (
+                lambda k: self.judged("genprm", N, k).accuracy,
+                lambda k: self.judged("genprm", N, k, "best").accuracy,
+                lambda k: judged_values(self.genprm.pools, self.genprm.arm.aggregation, k),
+            )
+        )
+        areas = [[auc(each, good) for each in values] for good in (self.right, self.sound)]
+        added = (after - before for before, after in (votes, bests, *areas))
+        return f"| {less} to {more} | {' | '.join(bounded(self.found.bootstrap.interval(x), '.2f') for x in added)} |"
+
     def row(self, label: str, name: str, k: int) -> str:
         """A line of the table of selectors."""
         source: Recording = self.genprm if name == "genprm" else self.prm
         vote, best = self.judged(name, N, k).accuracy, self.judged(name, N, k, "best").accuracy
         values = judged_values(source.pools, source.arm.aggregation, k)
-        areas = (self.area(values, [pool.right for pool in source.pools]), self.area(values, self.sound))
+        areas = (self.area(values, self.right), self.area(values, self.sound))
         figures = (self.points(best), self.points(vote), self.points(vote - self.majority(N).accuracy))
         return f"| {label} | {' | '.join((*figures, *areas))} |"
 
     def checker_row(self) -> str:
         """The exact checker as a verifier: what is left of its AUC are right answers behind a wrong step."""
         values = [sound[None].astype(float) for sound in self.sound]
-        area = self.area(values, [pool.right for pool in self.genprm.pools])
+        area = self.area(values, self.right)
         return f"| the domain's exact checker (1 or 0) |  |  |  | {area} | 1 |"
 
     def area(self, values: Sequence[Array], good: Sequence[NDArray[np.bool_]]) -> str:
@@ -184,9 +200,11 @@ def report(results: Results, seeds: int, seconds: float) -> str:
         " verifier of steps is asked; some right answers stand behind a wrong step, so that even the checker misses"
         " them.",
         "",
-        "Rising with K (score-weighted vote, paired differences):",
+        "What more chains add (paired differences, in points):",
         "",
-        *(f"- K={k // 2} to K={k}: {points(vote[k] - vote[k // 2])} points" for k in KS[1:]),
+        "| K | score-weighted vote | best of N | AUC x 100, answer right | AUC x 100, all steps right |",
+        "|---|---|---|---|---|",
+        *(results.rise(less, more) for less, more in RISES),
         *_cost_table(results),
         *_level_table(results, vote[K]),
     ]

@@ -41,12 +41,12 @@ BASE, PRM = "recipe", "discriminative-prm"
 ARMS: Mapping[str, Settings] = {
     BASE: {},
     PRM: {},
-    "no-misreadings": {"sample": {"misread": 0.0}},
     "exact-labels": {"label": {"method": "exact"}},
     "no-consensus": {"filter": {"consensus": False}},
     "no-code": {"rationales": {"code": False}, "filter": {"consensus": False}},
     "half-of-the-data": {"fit": {"share": 0.5}},
     "quarter-of-the-data": {"fit": {"share": 0.25}},
+    "misreadings": {"sample": {"misread": 0.5}},
     "hard-labels": {"rollouts": {"stop": "right"}, "label": {"method": "hard"}, "filter": {"consensus": False}},
     "rpe-0.5": {"rollouts": {"threshold": 0.5}, "label": {"threshold": 0.5}, "filter": {"consensus": False}},
     "rpe-1.0": {"rollouts": {"threshold": 1.0}, "label": {"threshold": 1.0}, "filter": {"consensus": False}},

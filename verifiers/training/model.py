@@ -30,12 +30,14 @@ def _causal_attention(
 ) -> tuple[Tensor, None]:
     """Causal attention by plain matrix products: twice as fast as SDPA in training on a CPU, in bfloat16.
 
-    Padding is on the right, so nothing that counts can look at it. Shapes (batch, heads, length, width of a head).
+    Padding is on the right, so nothing that counts can look at it. Shapes (batch, heads, length, width of a head). The
+    mask enters with the product and the scale with the query: no pass more over the square of the length than needed.
     """
-    length = query.shape[2]
+    batch, heads, length, width = query.shape
     future = torch.full((length, length), float("-inf"), dtype=query.dtype, device=query.device).triu(1)
-    weights = torch.softmax(query @ key.transpose(2, 3) * scaling + future, dim=-1, dtype=query.dtype)
-    return (weights @ value).transpose(1, 2).contiguous(), None
+    asked, keys, values = (x.reshape(-1, length, width) for x in (query * scaling, key, value))
+    weights = torch.softmax(torch.baddbmm(future, asked, keys.transpose(1, 2)), dim=-1)
+    return torch.bmm(weights, values).view(batch, heads, length, width).transpose(1, 2).contiguous(), None
 
 
 AttentionInterface.register("causal_products", _causal_attention)
