@@ -46,7 +46,7 @@ DEVICES: Mapping[str, Device] = MappingProxyType(
         "H200": Device(memory=141 * GIB, bandwidth=4.80e12, flops=989e12),
     }
 )
-"""By the name that `tts-run --explain` takes; makers' figures, dense bf16."""
+"""By the name that `tts-run --explain` takes; NVIDIA's data sheets (SXM where there is one), dense bf16."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
