@@ -7,7 +7,8 @@
 Part one draws 128 rollouts of every prefix of some solutions once; every way of labelling and of stopping early is
 replayed on these draws, so that all are paired. Part two (training_arms.py) varies one thing at a time around
 configs/train-embedded.yaml, trains a GenPRM each and searches with it; `--arms` names some, so that two processes can
-share the work once the first arm is done. Intervals: percentile bootstrap over problems, 95 %.
+share the work once the first arm is done. What is measured of trained verifiers is kept in benchmarks/recordings/, from
+which the tables can be made without them. Intervals: percentile bootstrap over problems, 95 %.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from tts_engine.verifiers.training.plans import (
 from tts_engine.verifiers.training.rolling import case_of
 from tts_engine.verifiers.training.rpe import first_bad
 
+RECORDING = Path(__file__).parent / "recordings" / "training-arms.jsonl.gz"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 Labels = tuple[bool, ...]
 
@@ -255,16 +257,22 @@ def stopping_report(options: argparse.Namespace) -> list[str]:
 
 
 def report(options: argparse.Namespace) -> None:
-    """Write the figures between the marks of docs/training.md."""
+    """Write the figures between the marks of docs/training.md; tables whose data are not here stay as they are."""
     folder = Folder(options.work / "labels")
     parts = label_report(folder) if folder.manifest("rollouts").exists() else []
     parts += ["", *arm_report(options), *filter_report(options), *stopping_report(options)]
-    body = "\n".join(parts).strip()
     document = options.out.read_text(encoding="utf-8")
     before, _, rest = document.partition(BEGIN)
-    after = rest.partition(END)[2]
+    old, _, after = rest.partition(END)
+    body = "\n\n".join((sections(old) | sections("\n".join(parts))).values())
     options.out.write_text(f"{before}{BEGIN}\n{body}\n{END}{after}", encoding="utf-8")
     print(body)
+
+
+def sections(text: str) -> dict[str, str]:
+    """The parts of a text by their titles up to the first colon."""
+    parts = [f"### {part.strip()}" for part in text.split("### ")[1:]]
+    return {part.splitlines()[0].partition(":")[0]: part for part in parts}
 
 
 def main() -> None:
@@ -281,6 +289,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS, metavar="ARM", help=", ".join(ARMS))
     parser.add_argument("--minutes", type=float, help="stop after so long; run the same command again to go on")
     parser.add_argument("--report", action="store_true", help="only write the report")
+    parser.add_argument("--recording", type=Path, default=RECORDING, help="keeps what is measured of trained verifiers")
     parser.add_argument("--out", type=Path, default=Path("docs/training.md"))
     options = parser.parse_args()
     signal.signal(signal.SIGALRM, signal.default_int_handler)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gzip
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -207,14 +208,32 @@ def _harmonic(sums: Array) -> Array:
 
 
 def read_arms(options: argparse.Namespace) -> dict[str, Arm]:
-    """The arms of which something was measured."""
-    found = {}
+    """The arms of which something was measured: in the work folder, and what the recording has of the same size."""
+    size = {name: getattr(options, name) for name in ("problems", "tokens", "limit", "data_seed")}
+    recorded = read_recording(options.recording)
+    known = {(entry["arm"], entry["seed"]): entry for entry in recorded if entry["size"] == size}
     for arm in ARMS:
-        paths = [measured_file(model_folder(options, arm, seed)) for seed in options.seeds]
-        records = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]
-        if records:
-            found[arm] = Arm(records)
-    return found
+        for seed in options.seeds:
+            path = measured_file(model_folder(options, arm, seed))
+            if path.exists():
+                known[arm, seed] = {"arm": arm, "size": size, **json.loads(path.read_text(encoding="utf-8"))}
+    others = [entry for entry in recorded if entry["size"] != size]
+    write_recording(options.recording, [*others, *(known[name] for name in sorted(known))])
+    found = {
+        arm: [known[name] for name in sorted(known) if name[0] == arm and name[1] in options.seeds] for arm in ARMS
+    }
+    return {arm: Arm(records) for arm, records in found.items() if records}
+
+
+def read_recording(path: Path) -> list[Record]:
+    """What was measured, a line of JSON for each arm and seed."""
+    return list(map(json.loads, gzip.decompress(path.read_bytes()).splitlines())) if path.exists() else []
+
+
+def write_recording(path: Path, entries: Sequence[Record]) -> None:
+    """Equal entries give equal bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress("".join(json.dumps(entry) + "\n" for entry in entries).encode(), mtime=0))
 
 
 def arm_report(options: argparse.Namespace) -> list[str]:
