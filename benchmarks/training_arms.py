@@ -38,12 +38,12 @@ CONFIG = Path("configs/train-embedded.yaml")
 DATASET, N = "arith-dev", 16
 Settings = dict[str, dict[str, Any]]
 Array = NDArray[np.float64]
-BASE, PRM = "recipe", "discriminative-prm"
+BASE, PRM, UNFILTERED = "recipe", "discriminative-prm", "no-consensus"
 ARMS: Mapping[str, Settings] = {
     BASE: {},
     PRM: {},
     "exact-labels": {"label": {"method": "exact"}},
-    "no-consensus": {"filter": {"consensus": False}},
+    UNFILTERED: {"filter": {"consensus": False}},
     "no-code": {"rationales": {"code": False}, "filter": {"consensus": False}},
     "half-of-the-data": {"fit": {"share": 0.5}},
     "quarter-of-the-data": {"fit": {"share": 0.25}},
@@ -85,15 +85,15 @@ def model_folder(options: argparse.Namespace, arm: str, seed: int) -> Folder:
 
 
 def work_off_arms(options: argparse.Namespace) -> None:
-    """Data, training and search of all arms, as far as time goes; what is finished is skipped."""
-    for seed in options.seeds:
-        for arm in options.arms:
-            settings = settings_of(arm, options)
-            make_data(options, arm, settings)
-            folder = train(options, arm, seed, settings)
-            if not measured_file(folder).exists():
-                record = asyncio.run(measure(options, folder, arm, seed))
-                measured_file(folder).write_text(json.dumps(record) + "\n", encoding="utf-8")
+    """Data, training and search of all arms, as far as time goes; what is finished or recorded is skipped."""
+    known = recorded(options)
+    for arm, seed in [(arm, seed) for seed in options.seeds for arm in options.arms if (arm, seed) not in known]:
+        for needed in dict.fromkeys((BASE, arm)):
+            make_data(options, needed, settings_of(needed, options))
+        folder = train(options, arm, seed, settings_of(arm, options))
+        if not measured_file(folder).exists():
+            record = asyncio.run(measure(options, folder, arm, seed))
+            measured_file(folder).write_text(json.dumps(record) + "\n", encoding="utf-8")
 
 
 def make_data(options: argparse.Namespace, arm: str, settings: Settings) -> None:
@@ -208,21 +208,31 @@ def _harmonic(sums: Array) -> Array:
 
 
 def read_arms(options: argparse.Namespace) -> dict[str, Arm]:
-    """The arms of which something was measured: in the work folder, and what the recording has of the same size."""
-    size = {name: getattr(options, name) for name in ("problems", "tokens", "limit", "data_seed")}
-    recorded = read_recording(options.recording)
-    known = {(entry["arm"], entry["seed"]): entry for entry in recorded if entry["size"] == size}
+    """The arms of which something was measured: in the work folder, which is then recorded, or in the recording."""
+    known = recorded(options)
     for arm in ARMS:
         for seed in options.seeds:
             path = measured_file(model_folder(options, arm, seed))
             if path.exists():
-                known[arm, seed] = {"arm": arm, "size": size, **json.loads(path.read_text(encoding="utf-8"))}
-    others = [entry for entry in recorded if entry["size"] != size]
+                entry = json.loads(path.read_text(encoding="utf-8"))
+                known[arm, seed] = {"arm": arm, "size": size_of(options), **entry}
+    others = [entry for entry in read_recording(options.recording) if entry["size"] != size_of(options)]
     write_recording(options.recording, [*others, *(known[name] for name in sorted(known))])
     found = {
         arm: [known[name] for name in sorted(known) if name[0] == arm and name[1] in options.seeds] for arm in ARMS
     }
     return {arm: Arm(records) for arm, records in found.items() if records}
+
+
+def size_of(options: argparse.Namespace) -> Record:
+    """What records must have in common to stand in one table."""
+    return {name: getattr(options, name) for name in ("problems", "tokens", "limit", "data_seed")}
+
+
+def recorded(options: argparse.Namespace) -> dict[tuple[str, int], Record]:
+    """What the recording has of this size, by arm and seed."""
+    entries = read_recording(options.recording)
+    return {(entry["arm"], entry["seed"]): entry for entry in entries if entry["size"] == size_of(options)}
 
 
 def read_recording(path: Path) -> list[Record]:
@@ -247,19 +257,23 @@ def arm_report(options: argparse.Namespace) -> list[str]:
         f" {N} solutions, K=1",
         "",
         "| | seeds | learnt from | first-error F1, % | AUC, answer right | AUC, all steps right |"
-        " weighted vote, % | against the recipe | tokens |",
+        " weighted vote, % | points more than | tokens |",
         "|---|---|---|---|---|---|---|---|---|",
-        *(row(name, arm, arms[BASE]) for name, arm in arms.items()),
+        *(row(name, arms) for name in arms),
         "",
-        f"Majority of {N}: {interval(arms[BASE].column('majority'))} %. The same solutions for all arms; the difference"
-        " to the recipe is paired, over the seeds that both have.",
+        f"Majority of {N}: {interval(arms[BASE].column('majority'))} %. The same solutions for all arms; differences"
+        f" are paired, over the seeds that both have. Arms without the filter are held against `{UNFILTERED}`.",
     ]
 
 
-def row(name: str, arm: Arm, base: Arm) -> str:
-    """One arm."""
-    common = [seed for seed in arm.seeds if seed in base.seeds]
-    gain = arm.column("weighted", common) - base.column("weighted", common) if common and arm is not base else None
+def row(name: str, arms: Mapping[str, Arm]) -> str:
+    """One arm, held against the one that differs from it in one thing."""
+    arm, other = arms[name], UNFILTERED if "filter" in ARMS[name] and name != UNFILTERED else BASE
+    common = [seed for seed in arm.seeds if other in arms and seed in arms[other].seeds]
+    gain = ""
+    if common and name != other:
+        difference = arm.column("weighted", common) - arms[other].column("weighted", common)
+        gain = f"{other}: {interval(difference, '+.1f')}"
     cells = [
         name,
         f"{len(arm.seeds)}",
@@ -268,7 +282,7 @@ def row(name: str, arm: Arm, base: Arm) -> str:
         interval(arm.column("auc"), ".3f", 1),
         interval(arm.column("auc steps"), ".3f", 1),
         interval(arm.column("weighted")),
-        "" if gain is None else interval(gain, "+.1f"),
+        gain,
         f"{np.mean([record['tokens'] for record in arm.records]):,.0f}",
     ]
     return f"| {' | '.join(cells)} |"
