@@ -36,8 +36,11 @@ HERE = Path(__file__).parent
 SPARE, SCARCE = 4096, 8
 FLOOR = "floor of tts-engine"
 Row = dict[str, Any]
-UVLOOP = "self-consistency, uvloop"
-MORE = {"beam": ["speculative beam"], "mcts": ["mcts, 16 in flight"], "self-consistency": [UVLOOP]}
+MORE = {
+    "beam": ["speculative beam"],
+    "mcts": ["mcts, 16 in flight"],
+    "self-consistency": ["self-consistency, uvloop"],
+}
 """Further ways in which ours solves it."""
 
 

@@ -17,6 +17,7 @@ import json
 import platform
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +41,7 @@ from tts_engine.verifiers.training.domain import first_error
 
 DATASET = "arith-test"
 NS, KS = (1, 2, 4, 8, 16), (1, 2, 4, 8)
-RISES = ((1, 2), (2, 4), (4, 8), (1, 8))
+RISES = (*pairwise(KS), (KS[0], KS[-1]))
 VERIFIERS = ("genprm", "prm")
 AUC_DRAWS = 32
 """Random choices of chains over which an AUC is averaged."""
@@ -128,38 +129,33 @@ class Results:
         """A share in percent with its interval."""
         return bounded(self.found.bootstrap.interval(statistic))
 
-    def rise(self, less: int, more: int) -> str:
-        """A line of the table of what more chains of the GenPRM add."""
-        votes, bests, values = (
-            [of(k) for k in (less, more)]
-            for of in (
-                lambda k: self.judged("genprm", N, k).accuracy,
-                lambda k: self.judged("genprm", N, k, "best").accuracy,
-                lambda k: judged_values(self.genprm.pools, self.genprm.arm.aggregation, k),
-            )
-        )
-        areas = [[auc(each, good) for each in values] for good in (self.right, self.sound)]
-        added = (after - before for before, after in (votes, bests, *areas))
-        return f"| {less} to {more} | {' | '.join(bounded(self.found.bootstrap.interval(x), '.2f') for x in added)} |"
-
-    def row(self, label: str, name: str, k: int) -> str:
-        """A line of the table of selectors."""
+    def measures(self, name: str, k: int) -> tuple[Array, ...]:
+        """By problem: best of N, score-weighted vote, AUC by right answer and by all steps right."""
         source: Recording = self.genprm if name == "genprm" else self.prm
-        vote, best = self.judged(name, N, k).accuracy, self.judged(name, N, k, "best").accuracy
+        best, vote = (self.judged(name, N, k, select).accuracy for select in ("best", "weighted"))
         values = judged_values(source.pools, source.arm.aggregation, k)
-        areas = (self.area(values, self.right), self.area(values, self.sound))
+        return best, vote, auc(values, self.right), auc(values, self.sound)
+
+    def row(self, label: str, measures: Sequence[Array]) -> str:
+        """A line of the table of selectors."""
+        best, vote, *areas = measures
         figures = (self.points(best), self.points(vote), self.points(vote - self.majority(N).accuracy))
-        return f"| {label} | {' | '.join((*figures, *areas))} |"
+        return f"| {label} | {' | '.join((*figures, *map(self.area, areas)))} |"
+
+    def rise(self, label: str, less: Sequence[Array], more: Sequence[Array]) -> str:
+        """A line of the table of what more chains of the GenPRM add."""
+        added = [self.found.bootstrap.interval(after - before) for before, after in zip(less, more, strict=True)]
+        return f"| {label} | {' | '.join(bounded(interval, '.2f') for interval in added)} |"
 
     def checker_row(self) -> str:
         """The exact checker as a verifier: what is left of its AUC are right answers behind a wrong step."""
         values = [sound[None].astype(float) for sound in self.sound]
-        area = self.area(values, self.right)
+        area = self.area(auc(values, self.right))
         return f"| the domain's exact checker (1 or 0) |  |  |  | {area} | 1 |"
 
-    def area(self, values: Sequence[Array], good: Sequence[NDArray[np.bool_]]) -> str:
+    def area(self, found: Array) -> str:
         """An AUC with its interval."""
-        return bounded(self.found.bootstrap.interval(auc(values, good)), ".3f", 1)
+        return bounded(self.found.bootstrap.interval(found), ".3f", 1)
 
 
 def _by_name(found: Sequence[Recording]) -> list[Recording]:
@@ -170,7 +166,7 @@ def _by_name(found: Sequence[Recording]) -> list[Recording]:
 def report(results: Results, seeds: int, seconds: float) -> str:
     """docs/results.md."""
     pools, points = results.found.recordings[0].pools, results.points
-    vote = {k: results.judged("genprm", N, k).accuracy for k in KS}
+    measures = {k: results.measures("genprm", k) for k in KS}
     most = oracle_curve(pools, Grid(n=(N,)))[N]
     lines = [
         "# Results on the embedded models",
@@ -191,8 +187,8 @@ def report(results: Results, seeds: int, seconds: float) -> str:
         " | AUC, all steps right |",
         "|---|---|---|---|---|---|",
         f"| none (majority) |  | {points(results.majority(N).accuracy)} |  |  |  |",
-        results.row("discriminative PRM", "prm", 1),
-        *(results.row(f"GenPRM with code, K={k}", "genprm", k) for k in KS),
+        results.row("discriminative PRM", results.measures("prm", 1)),
+        *(results.row(f"GenPRM with code, K={k}", measures[k]) for k in KS),
         results.checker_row(),
         "",
         "AUC: chance that a good solution is valued above another one of the same problem (ties count half). Good is"
@@ -202,11 +198,11 @@ def report(results: Results, seeds: int, seconds: float) -> str:
         "",
         "What more chains add (paired differences, in points):",
         "",
-        "| K | score-weighted vote | best of N | AUC x 100, answer right | AUC x 100, all steps right |",
+        "| K | best of N | score-weighted vote | AUC x 100, answer right | AUC x 100, all steps right |",
         "|---|---|---|---|---|",
-        *(results.rise(less, more) for less, more in RISES),
+        *(results.rise(f"{less} to {more}", measures[less], measures[more]) for less, more in RISES),
         *_cost_table(results),
-        *_level_table(results, vote[K]),
+        *_level_table(results, results.judged("genprm", N, K).accuracy),
     ]
     lines += ["", f"Measured in {seconds / 60:.0f} minutes (journalled parts of earlier runs not included).", ""]
     return "\n".join(lines)

@@ -21,7 +21,17 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-from training_arms import ARMS, BASE, Settings, arm_report, bootstrap, data_folder, run_stage, work_off_arms
+from training_arms import (
+    ARMS,
+    BASE,
+    Settings,
+    arm_report,
+    bootstrap,
+    data_folder,
+    record_arms,
+    run_stage,
+    work_off_arms,
+)
 
 from tts_engine.report.intervals import Interval
 from tts_engine.report.words import bounded
@@ -260,6 +270,7 @@ def report(options: argparse.Namespace) -> None:
     """Write the figures between the marks of docs/training.md; tables whose data are not here stay as they are."""
     folder = Folder(options.work / "labels")
     parts = label_report(folder) if folder.manifest("rollouts").exists() else []
+    record_arms(options)
     parts += ["", *arm_report(options), *filter_report(options), *stopping_report(options)]
     document = options.out.read_text(encoding="utf-8")
     before, _, rest = document.partition(BEGIN)

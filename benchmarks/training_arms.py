@@ -208,7 +208,16 @@ def _harmonic(sums: Array) -> Array:
 
 
 def read_arms(options: argparse.Namespace) -> dict[str, Arm]:
-    """The arms of which something was measured: in the work folder, which is then recorded, or in the recording."""
+    """The arms of which something of this size is recorded."""
+    known = recorded(options)
+    found = {
+        arm: [known[name] for name in sorted(known) if name[0] == arm and name[1] in options.seeds] for arm in ARMS
+    }
+    return {arm: Arm(records) for arm, records in found.items() if records}
+
+
+def record_arms(options: argparse.Namespace) -> None:
+    """Add what was measured in the work folder to the recording, in place of what that has of the same arms."""
     known = recorded(options)
     for arm in ARMS:
         for seed in options.seeds:
@@ -218,10 +227,6 @@ def read_arms(options: argparse.Namespace) -> dict[str, Arm]:
                 known[arm, seed] = {"arm": arm, "size": size_of(options), **entry}
     others = [entry for entry in read_recording(options.recording) if entry["size"] != size_of(options)]
     write_recording(options.recording, [*others, *(known[name] for name in sorted(known))])
-    found = {
-        arm: [known[name] for name in sorted(known) if name[0] == arm and name[1] in options.seeds] for arm in ARMS
-    }
-    return {arm: Arm(records) for arm, records in found.items() if records}
 
 
 def size_of(options: argparse.Namespace) -> Record:

@@ -72,7 +72,6 @@ async def test_greedy_equals_generate_under_load(family: str, request: pytest.Fi
     ]  # many share prefixes; prompts of 10 to 300 tokens
 
     async with LocalBackend(folder, dtype="float32", slots=12, threads=1) as backend:
-
         lost: list[Usage] = []
 
         async def attempt(call: Request) -> Completion | None:
