@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,6 +25,11 @@ from tts_engine.types import (
     Usage,
 )
 from tts_engine.verifiers.verdicts import make_verdict
+
+if (
+    "PYTEST_XDIST_WORKER" in os.environ
+):  # the workers share the cores: a torch with a thread a core in each of them crawls
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 TASK = {"error_rate": 0.2}
 collect_ignore = [] if find_spec("vllm") else ["engines"]  # several GB: .ci/engines installs it and runs these

@@ -11,13 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from transformers import (
-    AttentionInterface,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tts_engine.verifiers.training import model as checkpoints
 from tts_engine.verifiers.training import policy_data, vocabulary
@@ -139,10 +133,3 @@ def test_attention_of_training_is_that_of_transformers(tokenizer: PreTrainedToke
         ours = model(ids).logits
         model.set_attn_implementation("sdpa")
         assert torch.allclose(ours, model(ids).logits, atol=1e-4)
-
-
-def test_attention_by_products_is_causal_attention() -> None:
-    query, key, value = (torch.randn(2, 3, 7, 4, generator=torch.Generator().manual_seed(n)) for n in range(3))
-    found, _ = AttentionInterface()["causal_products"](torch.nn.Module(), query, key, value, None, scaling=0.5)
-    wanted = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True, scale=0.5)
-    torch.testing.assert_close(found, wanted.transpose(1, 2))
