@@ -38,7 +38,7 @@ FLOOR = "floor of tts-engine"
 Row = dict[str, Any]
 MORE = {
     "beam": ["speculative beam"],
-    "mcts": ["mcts, 16 in flight"],
+    "mcts": ["speculative mcts"],
     "self-consistency": ["self-consistency, uvloop"],
 }
 """Further ways in which ours solves it."""

@@ -156,6 +156,12 @@ class Visits:
         """A visit that went to `leaf` failed: it leaves nothing behind but the draw."""
         self._walk(leaf, -1)
 
+    def forget(self, leaf: int) -> None:
+        """Take the last pick back, as if it had not been made."""
+        if not self.closed[leaf]:
+            self.draws[leaf] -= 1
+        self._walk(leaf, -1)
+
     def _walk(self, leaf: int, change: int) -> None:
         """One visit under way more or less from `leaf` to the root."""
         visits, flying, valued, above, node = self.visits, self.flying, self.valued, self.parent, leaf

@@ -42,6 +42,8 @@ PLACES: Mapping[type[TTSError], Place] = {
     TTSError: "strategy",
 }
 """Where an error is attributed: the first kind that fits."""
+END = "end"
+"""Name of the child that ends a search without an answer."""
 Write = Callable[..., Awaitable[Candidate]]
 """Makes a candidate, given `key` and `calls`."""
 OnNode = Callable[[Mapping[str, Any]], None]
@@ -159,6 +161,21 @@ class Search:
         """The same with the money that was dealt to `node`."""
         return await self._extend(node, self._keys(node, 1)[0], self._lane(node), whole, steps)
 
+    async def complete(self, node: Candidate, name: str = END) -> Candidate | None:
+        """The end of `node` under a key of that name: the same whenever it is asked for; None where that failed.
+
+        It is paid with what was dealt to `node`, if that is still there.
+        """
+        lane = self._lane_of.get(node.key) or self._take_lanes(1)[0]
+        return await self._extend(node, node.key.child(name), lane, True, 1)
+
+    def best_open(self) -> Candidate:
+        """The best candidate that can be carried on, by its verdict, then by its depth; at first the root."""
+        known = sorted(self._judged.values(), key=program_order)
+        open_ends = [judged for judged in known if not judged.candidate.done and not judged.candidate.dead]
+        best = max(open_ends, key=lambda judged: (judged.rank, judged.candidate.depth), default=None)
+        return best.candidate if best else self.root
+
     def discard(self, candidate: Candidate) -> None:
         """Throw a candidate away that was made on speculation: it leaves the tree, and what it cost is wasted."""
         name = str(candidate.key)
@@ -257,12 +274,9 @@ class Search:
     async def _last_resort(self) -> list[Judged]:
         if self._held:
             self._held.release()
-        known = sorted(self._judged.values(), key=program_order)
-        open_ends = [judged for judged in known if not judged.candidate.done and not judged.candidate.dead]
-        best = max(open_ends, key=lambda judged: (judged.rank, judged.candidate.depth), default=None)
-        start = best.candidate if best else self.root
         self._lanes = self._scope.split(1, "finish")
-        return [await self.judge(candidate, 0) async for candidate in self.propose(start, 1, whole=True)]
+        candidate = await self.complete(self.best_open())
+        return [] if candidate is None else [await self.judge(candidate, 0)]
 
     async def _extend(self, node: Candidate, key: Key, lane: Scope, whole: bool, steps: int) -> Candidate | None:
         candidate = await self._make(node, node.depth, key, lane, partial(self._policy, node, whole=whole))

@@ -14,7 +14,7 @@ from tests.strategies.conftest import SECRET, Digits, MakeSearch, Truth
 from tests.strategies.test_levels import Blurred
 from tts_engine.calls import Calls
 from tts_engine.strategies import STRATEGIES
-from tts_engine.strategies.mcts import Simulations
+from tts_engine.strategies.simulations import Simulations
 from tts_engine.strategies.visits import Rule, Visits, may_widen, puct, scoring, uct
 from tts_engine.types import Candidate, Key, Outcome, Verdict
 
@@ -218,7 +218,7 @@ async def test_equal_draws_are_one_node(make_search: MakeSearch) -> None:
     simulations = Simulations(search, 1, "verifier", lambda tree: tree.pick(scoring("uct", 1.0), 50, 0.0))
     for _ in range(20):
         leaf = simulations.pick()
-        simulations.back_up(leaf, await simulations.simulate(leaf))
+        simulations.back_up(leaf, await simulations.visit(leaf).over())
     assert len(simulations.visits) == 1 + 5
     assert sum(simulations.visits.came[1:]) == 20
 

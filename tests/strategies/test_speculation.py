@@ -1,4 +1,4 @@
-"""Speculative beams: the same outcome, sooner; what is lost is cancelled, leaves the tree and is on the ledger."""
+"""Speculative searches: the same outcome, sooner; what is lost is cancelled, leaves the tree and is on the ledger."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from tests.strategies.test_levels import Blurred, Uneven
 from tts_engine import Engine, Outcome
 from tts_engine.backends import leaping
 from tts_engine.backends.arithmetic import Task
+from tts_engine.compute.ledger import Budget
 from tts_engine.strategies import STRATEGIES
 from tts_engine.strategies.ranks import chance_to_stay
 from tts_engine.types import Key
@@ -51,13 +52,13 @@ async def test_the_outcome_is_that_of_the_plain_beam(
         assert outcome.total.tokens - outcome.total.wasted <= expected.total.tokens <= outcome.total.tokens
 
 
-def solved(speculate: float) -> tuple[list[Outcome], float]:
+def solved(strategy: dict[str, Any]) -> tuple[list[Outcome], float]:
     """Outcomes of two problems, and the seconds that they take together on a server with unevenly long calls."""
     server = {"task": TASK, "clock": "real", "tail": 0.6, "slots": 1000}
     settings: dict[str, Any] = {
         "policy": {"backend": "simulated", "model": "policy", "options": server},
         "verifier": {"name": "prm", "backend": "simulated", "model": "judge", "samples": 1, "options": server},
-        "strategy": {"name": "beam", "n": 16, "speculate": speculate},
+        "strategy": strategy,
     }
     problems = [Task(**TASK).problem(Key(1, (i,)), steps=4) for i in range(2)]  # type: ignore[arg-type]
 
@@ -69,8 +70,8 @@ def solved(speculate: float) -> tuple[list[Outcome], float]:
 
 
 def test_a_speculative_search_is_over_sooner_and_pays_for_it() -> None:
-    plain, usual = solved(0.0)
-    guessed, sooner = solved(0.7)
+    plain, usual = solved({"name": "beam", "n": 16})
+    guessed, sooner = solved({"name": "beam", "n": 16, "speculate": 0.7})
     assert sooner < 0.9 * usual
     assert [outcome.candidates for outcome in guessed] == [outcome.candidates for outcome in plain]
     for outcome, reference in zip(guessed, plain, strict=True):
@@ -79,3 +80,46 @@ def test_a_speculative_search_is_over_sooner_and_pays_for_it() -> None:
         assert outcome.total.wasted >= outcome.total.cancelled
         nodes = {node["id"] for node in outcome.tree["nodes"]}
         assert nodes == {node["id"] for node in reference.tree["nodes"]}
+
+
+@pytest.mark.parametrize("value", ["verifier", "both"])
+@pytest.mark.parametrize(("n", "parallel", "speculate"), [(30, 5, 4), (12, 8, 16), (3, 3, 2)])
+async def test_the_waves_of_a_tree_search_are_those_without_speculation(
+    make_search: MakeSearch, value: str, n: int, parallel: int, speculate: int
+) -> None:
+    settings: dict[str, Any] = {"n": n, "samples": 1, "value": value, "parallel": parallel}
+    plain = make_search(Digits(), Blurred())
+    expected = await STRATEGIES["mcts"](plain, **settings)
+    for seed in range(8):
+        order = random.Random(seed)
+        search = make_search(Digits(order=order), Blurred(order=order))
+        outcome = await STRATEGIES["mcts"](search, **settings, speculate=speculate)
+        assert sorted(search.tree.edges) == sorted(plain.tree.edges)
+        assert replace(outcome, usage=expected.usage) == expected
+        assert outcome.total.tokens - outcome.total.wasted <= expected.total.tokens <= outcome.total.tokens
+
+
+async def test_with_a_budget_or_a_fallback_no_visit_is_made_ahead(make_search: MakeSearch) -> None:
+    for limits, settings in (({"budget": Budget(tokens=10**6)}, {}), ({}, {"fallback": 4, "trust": 1.0})):
+        outcome = await STRATEGIES["mcts"](make_search(**limits), n=20, samples=1, speculate=8, **settings)
+        assert outcome.correct is not None
+        assert outcome.total.wasted == 0
+
+
+@pytest.mark.parametrize("share", [0.3, 1.0])
+async def test_visits_made_ahead_may_fail(make_search: MakeSearch, share: float) -> None:
+    search = make_search(Digits(fail=share))
+    outcome = await STRATEGIES["mcts"](search, n=40, samples=1, eager=True, speculate=8)
+    assert (outcome.answer is None) == (share == 1.0)
+    assert {failure.where for failure in outcome.failures} == {"backend"}
+
+
+def test_a_speculative_tree_search_ends_sooner() -> None:
+    strategy: dict[str, Any] = {"name": "mcts", "n": 32, "eager": True}
+    _, usual = solved(strategy)
+    guessed, sooner = solved(strategy | {"speculate": 8})
+    assert sooner < 0.8 * usual
+    for outcome in guessed:
+        assert 0 < outcome.total.wasted < outcome.total.tokens / 2
+        assert outcome.answer is not None
+        assert sum(node["visits"] for node in outcome.tree["nodes"] if node["depth"] == 0) == 32
