@@ -1,6 +1,7 @@
 """Accuracy against compute for every strategy, on the embedded models.
 
     python benchmarks/strategies.py --problems 300 --seeds 3 [--minutes 9]
+    python benchmarks/strategies.py --only 1        # one seed's share, so that several processes can work
     python benchmarks/strategies.py --report-only
 
 All strategies of a seed share one journal: equal calls are made once and charged to each strategy that asks for them,
@@ -170,9 +171,10 @@ async def measure(options: argparse.Namespace) -> None:
     options.work.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + 60 * options.minutes
     with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn()) as progress:
-        task = progress.add_task("", total=len(SETTINGS) * len(problems) * options.seeds)
+        seeds = options.only or range(options.seeds)
+        task = progress.add_task("", total=len(SETTINGS) * len(problems) * len(seeds))
         work = Measurement(Rows(options.work), deadline, progress, task)
-        for seed in range(options.seeds):
+        for seed in seeds:
             journal = options.work / f"seed{seed}.sqlite"
             async with Engine.from_config({"verifier": {"samples": K}}, journal=journal, resume=True) as engine:
                 for start in range(0, len(problems), BLOCK):
@@ -314,6 +316,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--problems", type=int, default=300)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", type=int, nargs="+", metavar="SEED", help="measure no other seeds")
     parser.add_argument("--minutes", type=float, default=1e9, help="begin no problem after so many minutes")
     parser.add_argument("--work", type=Path, default=Path("runs/strategies"), help="journals and rows")
     parser.add_argument("--out", type=Path, default=Path("docs/strategies-results.md"))

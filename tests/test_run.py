@@ -54,7 +54,7 @@ async def test_a_run_never_overspends_and_always_answers_something(tokens: int) 
 
 async def test_resume_pays_for_nothing_twice(tmp_path: Path) -> None:
     journal = tmp_path / "journal.sqlite"
-    async with Engine.from_config(config(), journal=journal) as engine:
+    async with Engine.from_config(config(), journal=str(journal)) as engine:
         partial = [outcome async for outcome in engine.run(PROBLEMS[:5])]
     async with Engine.from_config(config(), journal=journal, resume=True) as engine:
         resumed = {outcome.problem.id: outcome async for outcome in engine.run(PROBLEMS)}

@@ -53,7 +53,7 @@ class Engine:
         self,
         config: Config,
         *,
-        journal: Path | Journal | None = None,
+        journal: Path | str | Journal | None = None,
         resume: bool = False,
         judge_only: bool = False,
         keep: bool = True,
@@ -65,7 +65,7 @@ class Engine:
         asked = [] if own.name == "none" else [own]
         self._judging = {each.name: each for each in (*asked, *map(resolved_verifier, verifiers))}
         self._parts = Parts(self.config)
-        self._given = journal
+        self._given = Path(journal) if isinstance(journal, str) else journal
         self._resume = resume
         self._judge_only = judge_only
         self._keep = keep
@@ -76,7 +76,7 @@ class Engine:
         cls,
         config: Config | Mapping[str, Any] | Path | str | None = None,
         *,
-        journal: Path | Journal | None = None,
+        journal: Path | str | Journal | None = None,
         resume: bool = False,
     ) -> Engine:
         """From a `Config`, a mapping with its keys, a YAML file, or nothing (the embedded models)."""

@@ -101,7 +101,7 @@ def test_solutions_and_rollouts_come_from_the_policy_that_was_made(tmp_path: Pat
     for stage in ("sample", "rollouts"):
         assert sections[stage]["model"]["model"] == str(tmp_path / "policy")
     assert sections["rollouts"]["model"]["temperature"] == 0.7
-    assert (sections["problems"]["limit"], sections["fit"]["tokens"]) == (40, 80_000)
+    assert (sections["problems"]["limit"], sections["fit"]["tokens"]) == (40, 40_000)
 
 
 def test_a_wrong_value_is_found_before_anything_is_trained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
