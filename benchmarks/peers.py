@@ -59,7 +59,7 @@ WORKS: Mapping[str, Row] = {
     "beam-64, 8 slots": work("beam", 64, 1, ["its_hub"], SCARCE),
     "mcts-32, 8 slots": work("mcts", 32, 1, ["treequest"], SCARCE),
     "best-of-8x20, 8 slots": work("best-of-n", 8, 20, ["its_hub"], SCARCE),
-    "256 in flight": work("self-consistency", 256, 4, ["its_hub"], at_once=1, steps=1),
+    "256 in flight": work("self-consistency", 256, 8, ["its_hub"], at_once=1, steps=1),
 }
 WORDS = {
     "beam-64": "Beam, N=64, one problem, slots spare",

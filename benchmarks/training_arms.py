@@ -47,7 +47,6 @@ ARMS: Mapping[str, Settings] = {
     "no-code": {"rationales": {"code": False}, "filter": {"consensus": False}},
     "half-of-the-data": {"fit": {"share": 0.5}},
     "quarter-of-the-data": {"fit": {"share": 0.25}},
-    "misreadings": {"sample": {"misread": 0.5}},
     "hard-labels": {"rollouts": {"stop": "right"}, "label": {"method": "hard"}, "filter": {"consensus": False}},
     "rpe-0.5": {"rollouts": {"threshold": 0.5}, "label": {"threshold": 0.5}, "filter": {"consensus": False}},
     "rpe-1.0": {"rollouts": {"threshold": 1.0}, "label": {"threshold": 1.0}, "filter": {"consensus": False}},
@@ -261,13 +260,15 @@ def arm_report(options: argparse.Namespace) -> list[str]:
         f"### Trained verifiers: {options.tokens / 1e6:g} M tokens each, {problems} problems of `{DATASET}`,"
         f" {N} solutions, K=1",
         "",
-        "| | seeds | learnt from | first-error F1, % | AUC, answer right | AUC, all steps right |"
+        "| | seeds | find errors | learnt from | first-error F1, % | AUC, answer right | AUC, all steps right |"
         " weighted vote, % | points more than | tokens |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|",
         *(row(name, arms) for name in arms),
         "",
         f"Majority of {N}: {interval(arms[BASE].column('majority'))} %. The same solutions for all arms; differences"
-        f" are paired, over the seeds that both have. Arms without the filter are held against `{UNFILTERED}`.",
+        f" are paired, over the seeds that both have. Arms without the filter are held against `{UNFILTERED}`."
+        " `find errors`: seeds whose verifier located at least one first error; the others say Yes to everything, and"
+        " intervals, which are over problems, do not contain that this is a matter of luck.",
     ]
 
 
@@ -282,6 +283,7 @@ def row(name: str, arms: Mapping[str, Arm]) -> str:
     cells = [
         name,
         f"{len(arm.seeds)}",
+        f"{sum(Arm([record]).f1().value > 0 for record in arm.records)}",
         f"{np.mean([record['documents'] for record in arm.records]):,.0f}",
         bounded(arm.f1()),
         interval(arm.column("auc"), ".3f", 1),
