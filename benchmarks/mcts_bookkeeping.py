@@ -84,7 +84,7 @@ async def search(simulations: int, rule: Rule) -> None:
         models={}, journal=Journal.open(None, {}, resume=False), scope=Scope.root(Budget(), "bench"), problem="bench"
     )
     handle = Search(Problem(id="bench", prompt="?"), policy=Policy(), judge=Judge(), calls=calls, key=Key(0, ("b",)))
-    await mcts(handle, n=simulations, samples=1, rule=rule, parallel=32, width=2.0, growth=0.5)
+    await mcts(handle, n=simulations, samples=1, rule=rule, value="verifier", parallel=32, width=2.0, growth=0.5)
 
 
 def measured(name: str, nodes: int, work: Callable[[], float]) -> Row:

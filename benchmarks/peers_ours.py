@@ -29,8 +29,8 @@ Work = Mapping[str, Any]
 PARAMS: Mapping[str, Mapping[str, Any]] = {
     "beam": {"name": "beam", "width": 4},
     "speculative beam": {"name": "beam", "width": 4, "speculate": 0.5},
-    "mcts": {"name": "mcts", "parallel": 8, "eager": True},
-    "speculative mcts": {"name": "mcts", "parallel": 8, "eager": True, "speculate": 8},
+    "mcts": {"name": "mcts", "value": "verifier", "parallel": 8, "eager": True},
+    "speculative mcts": {"name": "mcts", "value": "verifier", "parallel": 8, "eager": True, "speculate": 8},
     "best-of-n": {"name": "best-of-n"},
     "self-consistency": {"name": "self-consistency"},
     "self-consistency, uvloop": {"name": "self-consistency"},

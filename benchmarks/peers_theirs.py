@@ -122,7 +122,10 @@ async def its_hub(url: str, work: Json, problems: Sequence[str]) -> tuple[float,
 async def treequest(
     url: str, work: Json, problems: Sequence[str], algorithm: str = "StandardMCTS"
 ) -> tuple[float, float]:
-    """Up to eight simulations at a time, as ours: the peer hands out a batch, all of it is under way at once."""
+    """Up to eight simulations at a time, as ours: the peer hands out a batch, all of it is under way at once.
+
+    Where none of them has reached an answer, the best state is completed, as our search does.
+    """
     import treequest as library
 
     server = Async(url)
@@ -144,6 +147,12 @@ async def treequest(
             for trial, result in zip(trials, results, strict=True):
                 state = search.tell(state, trial.trial_id, result)
             done += len(trials)
+        ((best, _),) = library.top_k(state, search, 1, ended_first)
+        if END not in best[-1]:  # everybody ends with an answer
+            await server.say(problem, best, None)
+
+    def ended_first(pairs: Json) -> Json:
+        return sorted(pairs, key=lambda pair: (END in pair[0][-1], pair[1]), reverse=True)
 
     await simulate(problems[0], None)
     started, cpu = time.monotonic(), time.process_time()

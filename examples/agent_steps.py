@@ -147,7 +147,7 @@ async def main() -> None:
         "best-of-n": {"n": 1000},
         "beam": {"n": 64, "width": 8},
         "dvts": {"n": 64, "width": 16},
-        "mcts": {"n": 1000, "exploration": 0.2, "width": 8.0},
+        "mcts": {"n": 1000, "value": "verifier", "exploration": 0.2, "width": 8.0},
     }
     for strategy, options in choices.items():
         outcome = await solve(strategy, options)

@@ -22,7 +22,7 @@ async def mcts(
     exploration: Positive = 1.0,
     width: Positive = 2.0,
     growth: Share = 0.5,
-    value: Source = "verifier",
+    value: Source = "both",
     parallel: Count = 8,
     eager: bool = False,
     speculate: Natural = 0,

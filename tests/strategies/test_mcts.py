@@ -114,7 +114,15 @@ async def test_visits_match_the_reference(
         waves = [parallel] * (60 // parallel)
         expected = reference(Node(search.root.key), waves, rule, 0.7, width, growth)
         outcome = await STRATEGIES["mcts"](
-            search, n=60, samples=1, rule=rule, exploration=0.7, width=width, growth=growth, parallel=parallel
+            search,
+            n=60,
+            samples=1,
+            value="verifier",
+            rule=rule,
+            exploration=0.7,
+            width=width,
+            growth=growth,
+            parallel=parallel,
         )
         assert visits(outcome) == expected
 
@@ -145,14 +153,14 @@ async def test_eager_simulations_find_it_as_well_and_keep_the_counts(make_search
 
 async def test_no_node_is_expanded_more_often_than_widening_allows(make_search: MakeSearch) -> None:
     search = make_search(judge=Blurred())
-    outcome = await STRATEGIES["mcts"](search, n=200, samples=1, width=1.5, growth=0.5, parallel=1)
+    outcome = await STRATEGIES["mcts"](search, n=200, samples=1, value="verifier", width=1.5, growth=0.5, parallel=1)
     counts = visits(outcome)
     for node, degree in search.tree.out_degree():
         assert degree <= 1 + 1.5 * max(counts[node], 1) ** 0.5 if node in counts else degree == 0
 
 
 async def test_a_low_trust_in_what_was_found_falls_back_to_the_vote(make_search: MakeSearch) -> None:
-    outcome = await STRATEGIES["mcts"](make_search(), n=4, samples=1, fallback=12, trust=1.0)
+    outcome = await STRATEGIES["mcts"](make_search(), n=4, samples=1, value="verifier", fallback=12, trust=1.0)
     assert len(outcome.candidates) >= 12
     assert sum(judged.verdict is None for judged in outcome.candidates) == 12
 

@@ -115,7 +115,7 @@ async def test_visits_made_ahead_may_fail(make_search: MakeSearch, share: float)
 
 
 def test_a_speculative_tree_search_ends_sooner() -> None:
-    strategy: dict[str, Any] = {"name": "mcts", "n": 32, "eager": True}
+    strategy: dict[str, Any] = {"name": "mcts", "n": 32, "value": "verifier", "eager": True}
     _, usual = solved(strategy)
     guessed, sooner = solved(strategy | {"speculate": 8})
     assert sooner < 0.8 * usual
