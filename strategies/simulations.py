@@ -118,16 +118,18 @@ class Simulations:
         for leaf, count in Counter(leaves).items():
             if not self.visits.closed[leaf]:
                 self._expect(self._candidates[leaf], count)
-        if not self._answered():
+        if not _answered(self.pool):
             self._expect_end()
 
     async def finish(self) -> None:
         """All simulations are over: throw away what nobody asked for, and end a search ahead that has no answer."""
         self._drop(visit for waiting in self._ahead.values() for visit in waiting)
         self._ahead.clear()
-        if self._speculate and not self._answered():
-            self.pool += (await self._expect_end().over()).ended
-            self._ending.clear()
+        if self._speculate and not _answered(self.pool):
+            visit = await self._expect_end().over()
+            if _answered(visit.ended):
+                self.pool += visit.ended
+                self._ending.clear()
         self._drop(self._ending.values())
         self._ending.clear()
 
@@ -140,9 +142,6 @@ class Simulations:
         for node, candidate in enumerate(self._candidates):
             data = self._search.tree.nodes[str(candidate.key)]
             data.update(visits=self.visits.visits[node], mean=self.visits.mean(node))
-
-    def _answered(self) -> bool:
-        return any(judged.candidate.answer is not None for judged in self.pool)
 
     def _expect(self, node: Candidate, count: int) -> None:
         """Have at least so many visits to `node` made ahead."""
@@ -218,3 +217,7 @@ class Simulations:
         if candidate.dead or (candidate.done and candidate.answer is None):
             return 0.0
         return None if judged.verdict is None else judged.verdict.value
+
+
+def _answered(pool: Iterable[Judged]) -> bool:
+    return any(judged.candidate.answer is not None for judged in pool)

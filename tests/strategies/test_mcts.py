@@ -237,7 +237,12 @@ class Never(Digits):
         return await super().__call__(node, key, calls, whole=False)
 
 
-async def test_a_policy_that_never_ends_ends(make_search: MakeSearch) -> None:
-    outcome = await STRATEGIES["mcts"](make_search(Never()), n=30, samples=1)
+@pytest.mark.parametrize("speculate", [0, 8])
+async def test_a_policy_that_never_ends_ends(make_search: MakeSearch, speculate: int) -> None:
+    search = make_search(Never())
+    outcome = await STRATEGIES["mcts"](search, n=30, samples=1, speculate=speculate)
     assert outcome.answer is None
     assert outcome.stop_reason == "no answer"
+    expected = await STRATEGIES["mcts"](plain := make_search(Never()), n=30, samples=1)
+    assert sorted(search.tree.edges) == sorted(plain.tree.edges)
+    assert outcome.candidates == expected.candidates
