@@ -171,10 +171,12 @@ class Search:
 
     def best_open(self) -> Candidate:
         """The best candidate that can be carried on, by its verdict, then by its depth; at first the root."""
-        known = sorted(self._judged.values(), key=program_order)
+        known = self._judged.values()
         open_ends = [judged for judged in known if not judged.candidate.done and not judged.candidate.dead]
-        best = max(open_ends, key=lambda judged: (judged.rank, judged.candidate.depth), default=None)
-        return best.candidate if best else self.root
+        if not open_ends:
+            return self.root
+        most = max(map(promise, open_ends))
+        return min((judged for judged in open_ends if promise(judged) == most), key=program_order).candidate
 
     def discard(self, candidate: Candidate) -> None:
         """Throw a candidate away that was made on speculation: it leaves the tree, and what it cost is wasted."""
@@ -400,6 +402,11 @@ class Search:
             raise error
         where = next(place for kind, place in PLACES.items() if isinstance(error, kind))
         self.failures.append(Failure(where=where, error=type(error).__name__, message=str(error), key=str(key)))
+
+
+def promise(judged: Judged) -> tuple[float, int]:
+    """Sort key: the best candidate to be carried on comes last."""
+    return judged.rank, judged.candidate.depth
 
 
 def program_order(judged: Judged) -> tuple[tuple[int, int | str], ...]:
