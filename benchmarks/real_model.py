@@ -247,11 +247,10 @@ TEXT = """\
 
 Written by `python benchmarks/real_model.py` from the recorded samples in `benchmarks/recordings/real-model/`, for which
 no model is needed; do not edit. {name} (bf16 from its Q4_K_M file) in CPU vLLM, one engine in both roles,
-{problems} of the 50 problems after the first 6 of GSM8K's test set (those that were finished in the machine time there
-was), {n} solutions each (temperature 0.7, top-p 0.8, top-k 20, at most 448 tokens). Accuracy in percent with 95 %
-bootstrap intervals over problems; differences are paired. Tokens are those both roles computed for a problem (prompt
-tokens from a cache are free), FLOPs by the cost model; K=1 of the judge is charged a quarter of K=4, though the first
-judgement pays for the prompt that the others find in the cache.
+{problems} problems after the first 6 of GSM8K's test set, {n} solutions each (temperature 0.7, top-p 0.8, top-k 20, at
+most 448 tokens). Accuracy in percent with 95 % bootstrap intervals over problems; differences are paired. Tokens are
+those both roles computed for a problem (prompt tokens from a cache are free), FLOPs by the cost model; K=1 of the judge
+is charged a quarter of K=4, though the first judgement pays for the prompt that the others find in the cache.
 
 pass@1 {first}, pass@{n} {oracle}.
 
@@ -269,7 +268,7 @@ Judgements that could not be read: {invalid}. A reply of the judge that is nothi
 that was decided after 6 other problems, where all 192 replies were such numbers and none had the box that was asked
 for; those problems are left out here. Problems finished by stage: {stages}; the table uses those that all have.
 
-{speed} The machine has two cores, which other work shared.
+{speed} On two cores; engines that were stopped before the end of a piece are not counted.
 """
 
 
