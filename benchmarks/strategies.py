@@ -1,7 +1,7 @@
 """Accuracy against compute for every strategy, on the embedded models.
 
     python benchmarks/strategies.py --problems 300 --seeds 3 [--minutes 9]
-    python benchmarks/strategies.py --only 1        # one seed's share, so that several processes can work
+    python benchmarks/strategies.py --only 1        # one seed's share and no report: several processes can work
     python benchmarks/strategies.py --report-only
 
 All strategies of a seed share one journal: equal calls are made once and charged to each strategy that asks for them,
@@ -316,7 +316,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--problems", type=int, default=300)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--only", type=int, nargs="+", metavar="SEED", help="measure no other seeds")
+    parser.add_argument("--only", type=int, nargs="+", metavar="SEED", help="measure no other seeds, and write nothing")
     parser.add_argument("--minutes", type=float, default=1e9, help="begin no problem after so many minutes")
     parser.add_argument("--work", type=Path, default=Path("runs/strategies"), help="journals and rows")
     parser.add_argument("--out", type=Path, default=Path("docs/strategies-results.md"))
@@ -324,6 +324,8 @@ def main() -> None:
     options = parser.parse_args()
     if not options.report_only:
         asyncio.run(measure(options))
+    if options.only:
+        return
     results = Results(Rows(options.work), options.seeds)
     if not results.problems:
         raise SystemExit("no problem has been measured with every setting yet; start again to go on")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
-from tts_engine.search import Search
+from tts_engine.search import Search, answered
 from tts_engine.strategies.visits import Visits
 from tts_engine.together import end
 from tts_engine.types import Candidate, Judged, Key
@@ -118,16 +118,16 @@ class Simulations:
         for leaf, count in Counter(leaves).items():
             if not self.visits.closed[leaf]:
                 self._expect(self._candidates[leaf], count)
-        if not _answered(self.pool):
+        if not answered(self.pool):
             self._expect_end()
 
     async def finish(self) -> None:
         """All simulations are over: throw away what nobody asked for, and end a search ahead that has no answer."""
         self._drop(visit for waiting in self._ahead.values() for visit in waiting)
         self._ahead.clear()
-        if self._speculate and not _answered(self.pool):
+        if self._speculate and not answered(self.pool):
             visit = await self._expect_end().over()
-            if _answered(visit.ended):
+            if answered(visit.ended):
                 self.pool += visit.ended
                 self._ending.clear()
         self._drop(self._ending.values())
@@ -217,7 +217,3 @@ class Simulations:
         if candidate.dead or (candidate.done and candidate.answer is None):
             return 0.0
         return None if judged.verdict is None else judged.verdict.value
-
-
-def _answered(pool: Iterable[Judged]) -> bool:
-    return any(judged.candidate.answer is not None for judged in pool)

@@ -7,7 +7,7 @@ program order, verdicts depend on the text alone, and money is dealt out in lane
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -157,9 +157,9 @@ class Search:
         """Extend `node` once, as `propose` does; None (and a failure) where that was not possible."""
         return await self._extend(node, self._keys(node, 1)[0], self._take_lanes(1)[0], False, steps)
 
-    async def follow(self, node: Candidate, *, whole: bool = False, steps: int = 1) -> Candidate | None:
+    async def follow(self, node: Candidate, *, steps: int = 1) -> Candidate | None:
         """The same with the money that was dealt to `node`."""
-        return await self._extend(node, self._keys(node, 1)[0], self._lane(node), whole, steps)
+        return await self._extend(node, self._keys(node, 1)[0], self._lane(node), False, steps)
 
     async def complete(self, node: Candidate, name: str = END) -> Candidate | None:
         """The end of `node` under a key of that name: the same whenever it is asked for; None where that failed.
@@ -245,7 +245,7 @@ class Search:
         from the allowance that was held back. `weights`: how much the vote of each candidate counts, 1 if None."""
         self._close_lanes()
         pool = sorted(pool, key=program_order)
-        if not any(judged.candidate.answer is not None for judged in pool):
+        if not answered(pool):
             pool, weights = [*pool, *await self._last_resort()], None
         return self.outcome(pool, select, weights)
 
@@ -402,6 +402,11 @@ class Search:
             raise error
         where = next(place for kind, place in PLACES.items() if isinstance(error, kind))
         self.failures.append(Failure(where=where, error=type(error).__name__, message=str(error), key=str(key)))
+
+
+def answered(pool: Iterable[Judged]) -> bool:
+    """Whether any candidate has an answer."""
+    return any(judged.candidate.answer is not None for judged in pool)
 
 
 def promise(judged: Judged) -> tuple[float, int]:

@@ -69,8 +69,8 @@ def test_the_genprm_was_taught_labels_from_rollouts() -> None:
     assert made["prm"]["digest"] == digest(ASSETS / "prm" / "model.safetensors")
 
 
-def test_the_prm_prefers_right_steps_to_absurd_ones() -> None:
-    """With a digit too many: it has learnt no more than that (MODEL_CARD.md)."""
+def preferred(stories: int) -> int:
+    """In how many stories the PRM prefers the right first step to one with a digit too many."""
     folder = ASSETS / "prm"
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
@@ -82,9 +82,18 @@ def test_the_prm_prefers_right_steps_to_absurd_ones() -> None:
             logits = model(ids).logits[0, -1]
         return float(logits[good] - logits[bad])
 
-    preferred = 0
-    for story in read_set(ASSETS / "problems" / "arith-dev.jsonl")[:100]:
+    count = 0
+    for story in read_set(ASSETS / "problems" / "arith-dev.jsonl")[:stories]:
         step = gold_steps(story)[0]
         text = "".join(piece.text for piece in labelled_pieces(tokenizer, story.text, [step], [True]))
-        preferred += margin(text) > margin(text.replace(step, f"{step[:-1]}7."))
-    assert preferred >= 60
+        count += margin(text) > margin(text.replace(step, f"{step[:-1]}7."))
+    return count
+
+
+@pytest.mark.xfail(strict=True, reason="the PRM of equal compute prefers 15: MODEL_CARD.md")
+def test_the_prm_prefers_right_steps() -> None:
+    assert preferred(20) >= 16
+
+
+def test_the_prm_prefers_right_steps_more_often_than_not() -> None:
+    assert preferred(100) >= 60
