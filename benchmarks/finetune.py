@@ -1,6 +1,7 @@
 """LoRA fine-tuning of a real instruct model into a GenPRM, with its ProcessBench score before and after; resumable.
 
 python benchmarks/finetune.py --model DIR --data DIR --out runs/finetune [--items 40] [--steps 24] [--turns 3]
+python benchmarks/finetune.py --model DIR --data DIR --out runs/qwen --turns 100 --max-length 1024 --steps 130 --backend vllm
 
 `--model` is a folder in Hugging Face format; `--data` has `processbench/gsm8k.json`. Solutions to problems that are not
 among the evaluated ones become conversations: each step up to the first wrong one is a turn that names the equation in
@@ -32,7 +33,6 @@ RECIPE = {
     "lora.rank": 16,
     "lora.alpha": 32,
     "rate": 1e-3,
-    "max_length": 512,
     "packing": False,
     "batch": 2,
     "precision": "bf16",
@@ -42,6 +42,7 @@ RECIPE = {
     "every": 12,
     "keep": 1,
 }
+VLLM = {"context": 4096, "slots": 64, "engine": {"block_size": 32}}
 TOKENS = 96
 """Bound of an analysis and of a check."""
 NUMBER = r"\d+(?:\.\d+)?"
@@ -103,6 +104,8 @@ def score(model: Path, name: str, arguments: argparse.Namespace) -> dict[str, An
     folder = arguments.out / name
     settings = [f"{key}_tokens={TOKENS}" for key in ("analysis", "check")] + ["generation_prompt=true"]
     changes = [f"--set=verifier.params.{setting}" for setting in settings]
+    if arguments.backend == "vllm":
+        changes += [f"--set=verifier.{setting}" for setting in ("backend=vllm", f"options={json.dumps(VLLM)}")]
     asked = [str(arguments.out / "test.json"), "--verifier", "genprm", "--verifier-model", str(model), "--quiet"]
     done = evaluate(["processbench", *asked, "--verifier-samples", "1", *changes, "--out", str(folder), "--resume"])
     if done:
@@ -116,9 +119,10 @@ def fit(arguments: argparse.Namespace) -> None:
     out = arguments.out / "run"
     if (out / "model").is_dir():
         return
+    chosen = {"seed": arguments.seed, "max_steps": arguments.steps, "max_length": arguments.max_length}
     changes = [
         f"--set={key}={json.dumps(value)}"
-        for key, value in (RECIPE | {"seed": arguments.seed, "max_steps": arguments.steps}).items()
+        for key, value in (RECIPE | chosen).items()
     ]
     resume = ["--resume"] if (out / "run.json").is_file() else []
     asked = ["--model", str(arguments.model), "--data", str(arguments.out / "train.jsonl"), "--out", str(out)]
@@ -142,6 +146,8 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=40)
     parser.add_argument("--steps", type=int, default=24, help="optimizer steps of 2 conversations")
     parser.add_argument("--turns", type=int, default=3, help="of a conversation at most; else few are short enough")
+    parser.add_argument("--max-length", type=int, default=512, help="tokens of a conversation; longer ones are left out")
+    parser.add_argument("--backend", choices=("local", "vllm"), default="local", help="that evaluates")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)

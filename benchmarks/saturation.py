@@ -1,13 +1,15 @@
 """How far a beam search with GenPRM saturates vLLM, and how much prefill it computes twice.
 
     python benchmarks/saturation.py --rounds 3 --save runs/saturation.jsonl
-    python benchmarks/saturation.py --policy DIR --verifier DIR --mode direct --dataset gsm8k/test.jsonl --problems 8
+    python benchmarks/saturation.py --policy DIR --verifier DIR/adapter --turn-tokens 96 --dataset gsm8k/test.jsonl \\
+        --n 8 --samples 2 --context 2048 --problems 12 --at-once 6 --save runs/saturation-0.5b.jsonl
 
-Searches over two engines in this process (the embedded models unless others are named) and notes every model call. Then
-the same calls go straight to the same engines, their prefix caches emptied, as many in flight per model as the search
-had on average: no search, no sandbox, no ledger, no journal. The seeds are in the calls, so lengths are the same up to
-rounding. Search and raw run take turns (--rounds); the fraction is that of their generated tokens a second, its
-interval (t) over rounds. With --save rounds are kept, and the same command adds to them.
+Searches with two models in this process (the embedded ones unless others are named; an adapter shares its base's
+engine) and notes every model call. Then the same calls go straight to the same engines, their prefix caches emptied, as
+many in flight per model as the search had on average: no search, no sandbox, no ledger, no journal. The seeds are in
+the calls, so lengths are the same up to rounding. Search and raw run take turns (--rounds); the fraction is that of
+their generated tokens a second, its interval (t) over rounds. With --save rounds are kept, and the same command adds to
+them.
 
 Prefill: prompt tokens that were computed (not found in the cache) as a multiple of the unique prompt tokens, the nodes
 of the tree of all prompts; below 1 where what was generated is found again. An engine caches whole blocks and computes
@@ -43,13 +45,15 @@ Record = dict[str, Any]
 
 
 def configuration(options: argparse.Namespace) -> Config:
-    """Two engines on this machine."""
+    """Two models on this machine, in two engines unless one is an adapter on the other."""
     backend = {"slots": options.slots, "engine": {"block_size": options.block_size}}
     backend |= {"context": options.context} if options.context else {}
     policy = {"backend": "vllm", "options": backend} | ({"model": options.policy} if options.policy else {})
     verifier = {"backend": "vllm", "options": backend, "samples": options.samples}
     verifier |= {"model": options.verifier} if options.verifier else {}
-    verifier |= {"params": {"mode": options.mode, "generation_prompt": True}} if options.mode else {}
+    verifier["params"] = {"mode": options.mode, "generation_prompt": bool(options.verifier)}
+    if options.turn_tokens:
+        verifier["params"] |= {"analysis_tokens": options.turn_tokens, "check_tokens": options.turn_tokens}
     return Config.build({"policy": policy, "verifier": verifier, "strategy": {"name": "beam", "n": options.n}})
 
 
@@ -216,8 +220,9 @@ def summary(rounds: Sequence[Record]) -> Record:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--policy", help="folder of another policy")
-    parser.add_argument("--verifier", help="folder of another GenPRM")
-    parser.add_argument("--mode", help="of GenPRM, for a model that was not trained as one: direct")
+    parser.add_argument("--verifier", help="folder of another GenPRM, or of its adapter on the policy")
+    parser.add_argument("--mode", default="code", help="of GenPRM; for a model that was not trained as one: direct")
+    parser.add_argument("--turn-tokens", type=int, help="bound of an analysis and of a check")
     parser.add_argument("--dataset", default="arith-dev")
     parser.add_argument("--problems", type=int, default=72)
     parser.add_argument("--n", type=int, default=16)
