@@ -1,7 +1,8 @@
 """LoRA fine-tuning of a real instruct model into a GenPRM, with its ProcessBench score before and after; resumable.
 
 python benchmarks/finetune.py --model DIR --data DIR --out runs/finetune [--items 40] [--steps 24] [--turns 3]
-python benchmarks/finetune.py --model DIR --data DIR --out runs/qwen --turns 100 --max-length 1024 --steps 130 --backend vllm
+python benchmarks/finetune.py --model DIR --data DIR --out runs/qwen --turns 100 --max-length 1024 --steps 130 \\
+    --backend vllm
 
 `--model` is a folder in Hugging Face format; `--data` has `processbench/gsm8k.json`. Solutions to problems that are not
 among the evaluated ones become conversations: each step up to the first wrong one is a turn that names the equation in
@@ -99,6 +100,17 @@ def write_data(arguments: argparse.Namespace) -> None:
     (arguments.out / "train.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
+def composition(path: Path) -> str:
+    """What the judgements of the conversations are, and whether their checks say the same."""
+    conversations = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    turns = [m["content"] for found in conversations for m in found["messages"] if m["role"] == "assistant"]
+    wrong = [turn for turn in turns if genprm.verdict_text("No") in turn]
+    failed, caught = (sum("False" in turn for turn in some) for some in (turns, wrong))
+    return (
+        f"{len(turns)} turns, {len(wrong)} of them on a wrong step; the check fails in {failed}, {caught} of them wrong"
+    )
+
+
 def score(model: Path, name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """The summary of the evaluation of a model; what an earlier call has judged is not judged again."""
     folder = arguments.out / name
@@ -120,10 +132,7 @@ def fit(arguments: argparse.Namespace) -> None:
     if (out / "model").is_dir():
         return
     chosen = {"seed": arguments.seed, "max_steps": arguments.steps, "max_length": arguments.max_length}
-    changes = [
-        f"--set={key}={json.dumps(value)}"
-        for key, value in (RECIPE | chosen).items()
-    ]
+    changes = [f"--set={key}={json.dumps(value)}" for key, value in (RECIPE | chosen).items()]
     resume = ["--resume"] if (out / "run.json").is_file() else []
     asked = ["--model", str(arguments.model), "--data", str(arguments.out / "train.jsonl"), "--out", str(out)]
     done = train(["sft", *asked, *changes, *resume])
@@ -146,7 +155,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=40)
     parser.add_argument("--steps", type=int, default=24, help="optimizer steps of 2 conversations")
     parser.add_argument("--turns", type=int, default=3, help="of a conversation at most; else few are short enough")
-    parser.add_argument("--max-length", type=int, default=512, help="tokens of a conversation; longer ones are left out")
+    parser.add_argument("--max-length", type=int, default=512, help="tokens; longer conversations are left out")
     parser.add_argument("--backend", choices=("local", "vllm"), default="local", help="that evaluates")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
@@ -161,6 +170,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|")
     print(row("before", before))
     print(row("after", after))
+    print(composition(arguments.out / "train.jsonl"))
     print((arguments.out / "run" / "report.md").read_text())
     print(f"n = {arguments.items}; {time.monotonic() - start:.0f} s since the last start, {os.cpu_count()} cores")
 

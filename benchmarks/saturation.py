@@ -12,9 +12,10 @@ their generated tokens a second, its interval (t) over rounds. With --save round
 them.
 
 Prefill: prompt tokens that were computed (not found in the cache) as a multiple of the unique prompt tokens, the nodes
-of the tree of all prompts; below 1 where what was generated is found again. An engine caches whole blocks and computes
-at least the last token of every prompt, so no order of the calls gives less than `floor`: what is left when one call
-comes after the other and nothing is ever dropped from the cache.
+of the tree of all prompts; below 1 where what was generated is found again. `of all nodes`: as a multiple of the nodes
+of the tree of prompts and generated texts, those that no prompt goes on from too. An engine caches whole blocks and
+computes at least the last token of every prompt, so no order of the calls gives less than `floor`: what is left when
+one call comes after the other and nothing is ever dropped from the cache.
 """
 
 from __future__ import annotations
@@ -58,30 +59,30 @@ def configuration(options: argparse.Namespace) -> Config:
 
 
 class Tree:
-    """The prompts of a model as a tree of tokens: a token counts once for each different text before it.
+    """What a model read and wrote as a tree of tokens: a token counts once for each different text before it.
 
     Attributes:
         floor: least number of tokens that a cache of whole blocks leaves to be computed.
+        prompts: the tokens of the tree of all prompts; `nodes` are those of the tree of prompts and generated texts.
     """
 
     def __init__(self, block: int) -> None:
         self.floor = 0
+        self.prompts: set[int] = set()
+        self.nodes: set[int] = set()
         self._block = block
-        self._prompts: set[int] = set()
         self._cached: set[int] = set()
 
     def add(self, prompt: Sequence[int], text: Sequence[int]) -> None:
         """A call: its prompt and what it generated."""
         places = _places([*prompt, *text])
-        self._prompts.update(places[: len(prompt)])
+        self.prompts.update(places[: len(prompt)])
+        self.nodes.update(places)
         found = 0
         while found + self._block < len(prompt) and places[found + self._block - 1] in self._cached:
             found += self._block
         self.floor += len(prompt) - found
         self._cached.update(places[self._block - 1 :: self._block])
-
-    def __len__(self) -> int:
-        return len(self._prompts)
 
 
 def _places(tokens: Sequence[int]) -> list[int]:
@@ -132,7 +133,8 @@ def shape(backend: VLLMBackend, calls: Calls, block: int) -> Record:
         "calls": len(calls),
         "prompt": statistics.mean(completion.usage.prompt for _, completion in calls),
         "generated": statistics.mean(completion.tokens for _, completion in calls),
-        "unique": len(trees[block]),
+        "unique": len(trees[block].prompts),
+        "nodes": len(trees[block].nodes),
         "floor": trees[block].floor,
         **{f"floor with blocks of {size}": trees[size].floor for size in BLOCKS},
     }
@@ -169,7 +171,7 @@ async def measure(options: argparse.Namespace) -> list[Record]:
     if options.save and options.save.is_file():
         rounds = [json.loads(line) for line in options.save.read_text(encoding="utf-8").splitlines()]
     async with Engine(configuration(options), keep=False) as engine:
-        await search(engine, problems[:4], 10**6, 4)  # warm up
+        await search(engine, problems[: options.warm_up], 10**6, options.at_once)
         for _ in range(options.rounds):
             rounds.append(await one_round(engine, problems, len(rounds), options))
             if options.save:
@@ -207,14 +209,20 @@ def summary(rounds: Sequence[Record]) -> Record:
     for how in ("search", "raw"):
         found[f"{how}: tokens a second"] = interval([speed(one[how]) for one in rounds])
         found[f"{how}: client"] = round(1000 * sum(one[how]["client"] for one in rounds) / calls, 2)
-    for name in rounds[0]["models"]:
-        models = [one["models"][name] for one in rounds]
-        unique = sum(model["unique"] for model in models)
+    shapes = {name: [one["models"][name] for one in rounds] for name in rounds[0]["models"]}
+    for name, models in shapes.items():
         means = {key: statistics.mean(model[key] for model in models) for key in ("in flight", "prompt", "generated")}
-        floors = [key for key in models[0] if key.startswith("floor")]
-        ratios = {key: sum(model[key] for model in models) / unique for key in ("prefill", *floors)}
-        found[name] = {key: round(value, 2) for key, value in (means | ratios).items()}
+        found[name] = {key: round(value, 2) for key, value in (means | prefill(models)).items()}
+    everything = [model for models in shapes.values() for model in models]
+    found["all models"] = {key: round(value, 2) for key, value in prefill(everything).items()}
     return found
+
+
+def prefill(models: Sequence[Record]) -> dict[str, float]:
+    """Prompt tokens computed, and what could not be less, as multiples of the trees' tokens."""
+    total = {key: sum(model[key] for model in models) for key in models[0]}
+    found = {key: total[key] / total["unique"] for key in total if key.startswith("floor")}
+    return {"prefill": total["prefill"] / total["unique"], "of all nodes": total["prefill"] / total["nodes"], **found}
 
 
 def main() -> None:
@@ -230,6 +238,7 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=64)
     parser.add_argument("--context", type=int, help="tokens of prompt and completion")
     parser.add_argument("--at-once", type=int, default=24, help="problems at once in the search")
+    parser.add_argument("--warm-up", type=int, default=4, help="problems that are solved before, uncounted")
     parser.add_argument("--block-size", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--save", type=Path, help="file that keeps the rounds")
