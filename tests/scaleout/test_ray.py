@@ -246,7 +246,13 @@ def test_an_interrupted_run_is_resumed(tmp_path: Path, simulated: dict[str, Any]
     environment = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", LOOPBACK)}
     environment["RAY_TMPDIR"] = str(tmp_path)  # where no cluster is known: one is started for the run
     running = subprocess.Popen(
-        start, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment, text=True, start_new_session=True
+        start,
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=environment,
+        text=True,
+        start_new_session=True,
+        preexec_fn=_interruptible,
     )
     journal = tmp_path / "run" / "journal.sqlite"
     ports = None
@@ -273,6 +279,11 @@ def test_an_interrupted_run_is_resumed(tmp_path: Path, simulated: dict[str, Any]
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["complete"]
     assert calls(journal) == sum(spent["calls"] for spent in summary["usage"].values()) > before >= 40
+
+
+def _interruptible() -> None:
+    """In the child: a shell without job control starts what it runs in the background with SIGINT ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def calls(journal: Path) -> int:
