@@ -1,8 +1,8 @@
 """How far a beam search with GenPRM saturates vLLM, and how much prefill it computes twice.
 
     python benchmarks/saturation.py --rounds 3 --save runs/saturation.jsonl
-    python benchmarks/saturation.py --policy DIR --verifier DIR/adapter --turn-tokens 96 --dataset gsm8k/test.jsonl \\
-        --n 8 --samples 2 --context 2048 --problems 12 --at-once 6 --save runs/saturation-0.5b.jsonl
+    python benchmarks/saturation.py --policy DIR --verifier DIR --mode direct --dataset gsm8k/test.jsonl --n 8 \\
+        --samples 1 --context 2048 --problems 10 --at-once 5 --warm-up 1 --save runs/saturation-0.5b.jsonl
 
 Searches with two models in this process (the embedded ones unless others are named; an adapter shares its base's
 engine) and notes every model call. Then the same calls go straight to the same engines, their prefix caches emptied, as
