@@ -43,7 +43,8 @@ RECIPE = {
     "every": 12,
     "keep": 1,
 }
-VLLM = {"context": 4096, "slots": 64, "engine": {"block_size": 32}}
+VLLM = {"context": 4096, "slots": 64}
+"""Options of the backend that evaluates, if that is vLLM."""
 TOKENS = 96
 """Bound of an analysis and of a check."""
 NUMBER = r"\d+(?:\.\d+)?"

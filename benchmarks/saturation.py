@@ -212,13 +212,13 @@ def summary(rounds: Sequence[Record]) -> Record:
     shapes = {name: [one["models"][name] for one in rounds] for name in rounds[0]["models"]}
     for name, models in shapes.items():
         means = {key: statistics.mean(model[key] for model in models) for key in ("in flight", "prompt", "generated")}
-        found[name] = {key: round(value, 2) for key, value in (means | prefill(models)).items()}
+        found[name] = {key: round(value, 2) for key, value in (means | multiples(models)).items()}
     everything = [model for models in shapes.values() for model in models]
-    found["all models"] = {key: round(value, 2) for key, value in prefill(everything).items()}
+    found["all models"] = {key: round(value, 2) for key, value in multiples(everything).items()}
     return found
 
 
-def prefill(models: Sequence[Record]) -> dict[str, float]:
+def multiples(models: Sequence[Record]) -> dict[str, float]:
     """Prompt tokens computed, and what could not be less, as multiples of the trees' tokens."""
     total = {key: sum(model[key] for model in models) for key in models[0]}
     found = {key: total[key] / total["unique"] for key in total if key.startswith("floor")}

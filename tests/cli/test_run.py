@@ -19,6 +19,7 @@ import yaml
 
 import tts_engine
 from tests.cli.conftest import exit_code
+from tests.shells import interruptible
 from tts_engine.cli.run import main
 
 Run = Callable[..., tuple[int, str, str]]
@@ -224,7 +225,7 @@ def test_an_interrupted_run_keeps_what_it_paid_for_and_resumes(
         stdin=subprocess.DEVNULL,
         text=True,
         env=ENVIRONMENT,
-        preexec_fn=_interruptible,
+        preexec_fn=interruptible,
     )
     deadline = time.monotonic() + 40
     while time.monotonic() < deadline and not _has_calls(tmp_path / "r"):
@@ -252,11 +253,6 @@ def test_an_interrupted_run_keeps_what_it_paid_for_and_resumes(
     assert summary["complete"]
     assert summary["problems"] == 6
     assert _calls(tmp_path / "r") > paid
-
-
-def _interruptible() -> None:
-    """In the child: a shell without job control starts what it runs in the background with SIGINT ignored."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _has_calls(folder: Path) -> bool:
