@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tts_engine.backends.vllm_engine import threads
 from tts_engine.cli.run import main
 
 SIZES = {"layers": 28, "width": 3584, "mlp": 18944, "vocabulary": 152064, "kv_heads": 4, "heads": 28}
@@ -130,3 +132,11 @@ def test_nonsense(explain: Explain, tmp_path: Path, device: str, more: tuple[str
     assert code == 2
     assert said in err
     assert len(err.strip().splitlines()) == 1
+
+
+def test_several_engines_on_a_cpu_divide_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(9)))
+    assert [threads(engines)["OMP_NUM_THREADS"] for engines in (1, 2, 4, 10)] == ["9", "4", "2", "1"]
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert threads(2) == {"OMP_NUM_THREADS": "3"}

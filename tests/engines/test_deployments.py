@@ -7,8 +7,10 @@ import json
 import logging
 import multiprocessing
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -66,6 +68,15 @@ def alike(some: list[Completion], others: list[Completion]) -> int:
     return sum(a.text == b.text for a, b in zip(some, others, strict=True))
 
 
+def engine_processes() -> list[str]:
+    """The names that vLLM has given its processes."""
+    names = list[str]()
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            names.append(process.name())
+    return sorted(name for name in names if name.startswith("VLLM"))
+
+
 async def test_an_adapter_and_its_base_share_one_engine(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -102,6 +113,17 @@ async def test_one_model_in_both_roles() -> None:
         outcomes = [outcome async for outcome in engine.run(load_problems("arith-dev")[:3])]
     assert all(set(outcome.usage) == {Role.GENERATE, Role.VERIFY} for outcome in outcomes)
     assert all(judged.verdict and judged.verdict.valid for o in outcomes for judged in o.candidates)
+
+
+async def test_an_engine_computes_in_its_own_process_unless_it_is_bound_to_cores(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for bound, names in ((None, ["VLLM::EngineCore"]), ("0", ["VLLM::EngineCore", "VLLM::Worker"])):
+        if bound:
+            monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", bound)
+        async with make_backend("vllm", "embedded:policy", OPTIONS) as backend:
+            assert len((await said(backend, load_problems("arith-dev")[:1]))[0].text) > 0
+            assert engine_processes() == names
 
 
 async def test_two_engines_take_turns() -> None:

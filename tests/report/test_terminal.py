@@ -69,6 +69,19 @@ def test_costs_by_role(make_outcome: Any) -> None:  # noqa: ANN401
     assert rows["total"] == ["6k", "40k", "20k", "60k", "0", "4G", "0", "4k"]
 
 
+@pytest.mark.parametrize(
+    ("ray", "words"),
+    [
+        ({"lost": ["a", "b"], "moved": 3, "given_up": 0}, "workers lost: 2 (b); problems moved to another: 3\n"),
+        ({"lost": [], "not_started": ["full"], "moved": 0, "given_up": 0}, "workers that did not start: 1 (full)"),
+        ({"lost": [], "not_started": [], "moved": 0, "given_up": 0}, None),
+    ],
+)
+def test_what_became_of_workers(make_outcome: Any, ray: dict[str, Any], words: str | None) -> None:  # noqa: ANN401
+    text = render(set_report(summarize([make_outcome(PAIRS)]) | {"ray": ray}, "beam"))
+    assert words in text if words else "workers" not in text
+
+
 def test_a_set_beside_not_searching(make_outcome: Any) -> None:  # noqa: ANN401
     outcomes = [make_outcome(PAIRS, pred="7", name=name) for name in "abcd"]
     plain = [make_outcome([("7", None), ("5", None)], pred="5", name=name) for name in "abcd"]

@@ -24,7 +24,7 @@ from tts_engine.config import Config
 from tts_engine.errors import ConfigError, DataError
 from tts_engine.jobs import Event
 from tts_engine.resolving import resolved
-from tts_engine.scaleout.cluster import LOOPBACK, Cluster, loopback
+from tts_engine.scaleout.cluster import LOOPBACK, Cluster, Hand, Need, loopback
 from tts_engine.scaleout.fleet import Fleet
 from tts_engine.types import Outcome, Problem, Usage
 
@@ -153,6 +153,30 @@ async def test_a_killed_worker_loses_nothing_and_nothing_is_counted_twice(
     assert report["moved"] >= 1
     assert report["given_up"] == 0
     assert f"process {victim}) was lost" in said[0]
+
+
+async def test_a_worker_that_does_not_start_is_replaced_and_not_counted_as_lost(
+    cluster: Any,  # noqa: ANN401
+    make_config: MakeConfig,
+    problems: list[Problem],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hire, hired, said = Cluster.hire, list[Hand](), list[str]()
+
+    def hire_one_in_vain(self: Cluster, config: Config, need: Need) -> Hand:
+        hired.append(hire(self, config, need))
+        if len(hired) == 2:
+            hired[-1].dismiss()
+        return hired[-1]
+
+    monkeypatch.setattr(Cluster, "hire", hire_one_in_vain)
+    config = make_config()
+    async with Fleet(config, cluster.address, problems=len(problems), say=said.append) as fleet:
+        await ready(fleet, 2)
+        assert await run(fleet, problems) == await plain_outcomes(config)
+        report = fleet.report()
+    assert (len(hired), report["lost"], len(report["not_started"]), report["moved"]) == (3, [], 1, 0)
+    assert "did not start" in said[0]
 
 
 async def test_a_whole_node_may_go(

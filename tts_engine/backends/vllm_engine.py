@@ -32,6 +32,8 @@ from tts_engine.errors import ConfigError, DataError, first_line
 WIDTH = {"bfloat16": 2, "float16": 2, "float32": 4}
 CPU_CACHE = 2
 """GiB of keys and values of an engine on a CPU, unless VLLM_CPU_KVCACHE_SPACE or one whole context asks for more."""
+IN_ENGINE = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
+"""Computes in the engine's process; under the name "uni" vLLM refuses that to a CPU, as it sets threads elsewhere."""
 NUMBERS = itertools.count(1)
 
 
@@ -156,7 +158,7 @@ class Engines:
         placed = self.place(current_platform.get_device_total_memory(), cpu=cpu)[shared]
         arguments = _arguments(shared, cpu=cpu) | (_on_cpu(shared.spec) if cpu else _on_gpu(shared.spec, placed))
         try:
-            with _environment(_variables(shared, cpu=cpu)):
+            with _environment(_variables(shared, len(self._by_spec), cpu=cpu)):
                 args = AsyncEngineArgs(**(arguments | shared.spec.further))
                 return await asyncio.to_thread(AsyncLLM.from_engine_args, args)
         except Exception as error:  # vLLM raises anything between TypeError and RuntimeError here
@@ -217,25 +219,44 @@ def _arguments(shared: Shared, *, cpu: bool) -> dict[str, Any]:
 def _on_cpu(spec: Spec) -> dict[str, Any]:
     """Chunked prefill kills a CPU engine when a request has a seed; compilation gains little; nothing can sleep. Only
     whole blocks are cached, and its own default of 128 tokens would hold next to nothing of a search's short steps."""
-    return {
+    arguments = {
         "block_size": 32,
         "enforce_eager": True,
         "enable_chunked_prefill": False,
         "max_num_batched_tokens": max(spec.context, 4096),
     }
+    return arguments | ({"distributed_executor_backend": IN_ENGINE} if _unbound(spec) else {})
+
+
+def _unbound(spec: Spec) -> bool:
+    """Whether a CPU engine computes in its own process, on threads that the system places. vLLM itself has a process
+    beside it, bound to cores: the two poll for each other's messages, and several engines get the same cores."""
+    further = spec.further
+    parallel = further.get("tensor_parallel_size", 1) * further.get("pipeline_parallel_size", 1)
+    return parallel == 1 and not os.environ.get("VLLM_CPU_OMP_THREADS_BIND")
 
 
 def _on_gpu(spec: Spec, placed: Share) -> dict[str, Any]:
     return {"gpu_memory_utilization": round(spec.share or placed.share, 3), "enable_sleep_mode": spec.sleep}
 
 
-def _variables(shared: Shared, *, cpu: bool) -> dict[str, str]:
-    """What vLLM reads from the environment when an engine starts."""
+def _variables(shared: Shared, engines: int, *, cpu: bool) -> dict[str, str]:
+    """What vLLM reads from the environment when one of so many engines starts."""
     if not cpu:
         return {"CUDA_VISIBLE_DEVICES": shared.spec.devices} if shared.spec.devices else {}
+    return _cache_variables(shared) | (threads(engines) if _unbound(shared.spec) else {})
+
+
+def _cache_variables(shared: Shared) -> dict[str, str]:
     if os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
         return {}
     return {"VLLM_CPU_KVCACHE_SPACE": str(_cpu_cache(shared.need()))}
+
+
+def threads(engines: int) -> dict[str, str]:
+    """So many engines divide the cores, unless the environment says how many each shall have."""
+    each = max(1, len(os.sched_getaffinity(0)) // engines)
+    return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(each)}
 
 
 def _cpu_cache(need: Need) -> int:

@@ -122,6 +122,7 @@ class Fleet:
         self._accounts: dict[str, Account] = {}
         self._on_event: OnEvent = _ignore
         self._losses: list[str] = []
+        self._unstarted: list[str] = []
         self._hosts: Counter[str] = Counter()
         self._moved = self._given_up = self._known = 0
         self._stack = ExitStack()
@@ -176,11 +177,13 @@ class Fleet:
 
     def report(self) -> dict[str, Any]:
         """What happened: how many workers there were meant to be, how many were started on which machine, the reasons
-        why some were lost, how many problems were moved to another worker, and how many given up."""
+        why some were lost and why some did not even start, how many problems were moved to another worker, and how
+        many given up."""
         return {
             "workers": self._size,
             "started": dict(self._hosts),
             "lost": self._losses,
+            "not_started": self._unstarted,
             "moved": self._moved,
             "given_up": self._given_up,
         }
@@ -198,6 +201,7 @@ class Fleet:
     async def _keep(self) -> None:
         """See to it that there is a worker in one place, until the fleet is closed."""
         fruitless = given_up = 0
+        last = ""
         while fruitless < FRUITLESS:
             hand = self._cluster.hire(self.config, self._need)
             try:
@@ -205,7 +209,8 @@ class Fleet:
             except WorkerLost as loss:
                 fruitless = 1 if hand.finished or self._given_up > given_up else fruitless + 1
                 given_up = self._given_up
-                self._note(hand, loss)
+                last = str(loss)
+                self._note(hand, last)
             except Exception as error:  # for all who wait: bad input, or a full disk
                 self._pool.fail(error)
                 return
@@ -213,7 +218,6 @@ class Fleet:
                 self._pool.drop(hand)
                 hand.dismiss()
         if sum(not keeper.done() for keeper in self._keepers) <= 1:
-            last = self._losses[-1]
             self._pool.fail(
                 EndpointDown(f"no worker is left, the last was lost: {last}; see to the cluster, then resume")
             )
@@ -343,14 +347,15 @@ class Fleet:
         await self._journal.write_outcome(key, index, result)
         return outcome
 
-    def _note(self, hand: Hand, loss: WorkerLost) -> None:
-        who = (
-            f"the worker on {hand.hello.host} (process {hand.hello.pid})"
-            if hand.hello
-            else "a worker that was starting"
-        )
-        self._losses.append(str(loss))
-        self._say(f"{who} was lost: {loss}; its problems go to another with what was paid for them")
+    def _note(self, hand: Hand, reason: str) -> None:
+        """Remember and tell why a worker is no more; one that had not started yet had nothing to lose."""
+        if not hand.hello:
+            self._unstarted.append(reason)
+            self._say(f"a worker did not start: {reason}; another is tried")
+            return
+        who = f"the worker on {hand.hello.host} (process {hand.hello.pid})"
+        self._losses.append(reason)
+        self._say(f"{who} was lost: {reason}; its problems go to another with what was paid for them")
 
     async def _close(self) -> None:
         """Stop what is running, take what that had cost, and leave the cluster."""
