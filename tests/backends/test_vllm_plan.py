@@ -134,9 +134,11 @@ def test_nonsense(explain: Explain, tmp_path: Path, device: str, more: tuple[str
     assert len(err.strip().splitlines()) == 1
 
 
-def test_several_engines_on_a_cpu_divide_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+def test_several_engines_on_a_cpu_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(9)))
-    assert [threads(engines)["OMP_NUM_THREADS"] for engines in (1, 2, 4, 10)] == ["9", "4", "2", "1"]
+    assert threads(1) == {"OMP_NUM_THREADS": "9"}
+    assert threads(2) == {"OMP_NUM_THREADS": "9", "OMP_WAIT_POLICY": "passive"}
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert threads(2) == {"OMP_NUM_THREADS": "3"}
+    assert threads(2) == {"OMP_WAIT_POLICY": "passive"}

@@ -231,9 +231,8 @@ def _on_cpu(spec: Spec) -> dict[str, Any]:
 def _unbound(spec: Spec) -> bool:
     """Whether a CPU engine computes in its own process, on threads that the system places. vLLM itself has a process
     beside it, bound to cores: the two poll for each other's messages, and several engines get the same cores."""
-    further = spec.further
-    parallel = further.get("tensor_parallel_size", 1) * further.get("pipeline_parallel_size", 1)
-    return parallel == 1 and not os.environ.get("VLLM_CPU_OMP_THREADS_BIND")
+    parallel = any(spec.further.get(f"{kind}_parallel_size", 1) > 1 for kind in ("tensor", "pipeline", "data"))
+    return not parallel and not os.environ.get("VLLM_CPU_OMP_THREADS_BIND")
 
 
 def _on_gpu(spec: Spec, placed: Share) -> dict[str, Any]:
@@ -254,9 +253,11 @@ def _cache_variables(shared: Shared) -> dict[str, str]:
 
 
 def threads(engines: int) -> dict[str, str]:
-    """So many engines divide the cores, unless the environment says how many each shall have."""
-    each = max(1, len(os.sched_getaffinity(0)) // engines)
-    return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(each)}
+    """Each of so many engines on a CPU has a thread for every core; among several, a thread that waits sleeps at once
+    instead of keeping a core from another engine. What is set in the environment stays."""
+    wanted = {"OMP_NUM_THREADS": str(len(os.sched_getaffinity(0)))}
+    wanted |= {"OMP_WAIT_POLICY": "passive"} if engines > 1 else {}
+    return {name: value for name, value in wanted.items() if name not in os.environ}
 
 
 def _cpu_cache(need: Need) -> int:
