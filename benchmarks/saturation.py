@@ -58,35 +58,29 @@ def configuration(options: argparse.Namespace) -> Config:
     return Config.build({"policy": policy, "verifier": verifier, "strategy": {"name": "beam", "n": options.n}})
 
 
-class Tree:
-    """What a model read and wrote as a tree of tokens: a token counts once for each different text before it.
+class Cache:
+    """Keeps whole blocks of tokens, and drops none.
 
     Attributes:
-        floor: least number of tokens that a cache of whole blocks leaves to be computed.
-        prompts: the tokens of the tree of all prompts; `nodes` are those of the tree of prompts and generated texts.
+        computed: prompt tokens that were not found; at least the last of every prompt.
     """
 
     def __init__(self, block: int) -> None:
-        self.floor = 0
-        self.prompts: set[int] = set()
-        self.nodes: set[int] = set()
+        self.computed = 0
         self._block = block
-        self._cached: set[int] = set()
+        self._kept: set[int] = set()
 
-    def add(self, prompt: Sequence[int], text: Sequence[int]) -> None:
-        """A call: its prompt and what it generated."""
-        places = _places([*prompt, *text])
-        self.prompts.update(places[: len(prompt)])
-        self.nodes.update(places)
+    def add(self, places: Sequence[int], prompt: int) -> None:
+        """A call: the places (`places_of`) of its prompt of so many tokens and of what it generated."""
         found = 0
-        while found + self._block < len(prompt) and places[found + self._block - 1] in self._cached:
+        while found + self._block < prompt and places[found + self._block - 1] in self._kept:
             found += self._block
-        self.floor += len(prompt) - found
-        self._cached.update(places[self._block - 1 :: self._block])
+        self.computed += prompt - found
+        self._kept.update(places[self._block - 1 :: self._block])
 
 
-def _places(tokens: Sequence[int]) -> list[int]:
-    """A number for each token together with all before it."""
+def places_of(tokens: Sequence[int]) -> list[int]:
+    """A number for each token together with all before it: its place in the tree of all texts."""
     places, place = [], 0
     for token in tokens:
         place = hash((place, token))
@@ -123,20 +117,24 @@ def computed(engine: Engine) -> Counter[str]:
 
 def shape(backend: VLLMBackend, calls: Calls, block: int) -> Record:
     """What the calls of one model look like: their number and mean lengths, the tree of their prompts."""
-    trees = {size: Tree(size) for size in (block, *BLOCKS)}
+    caches = {size: Cache(size) for size in (block, *BLOCKS)}
+    prompts, nodes = set[int](), set[int]()
     for request, completion in calls:
         prompt = backend.tokens(request.prompt)
         text = backend.tokens(request.prompt.then(completion.text))[len(prompt) :]
-        for tree in trees.values():
-            tree.add(prompt, text)
+        places = places_of([*prompt, *text])
+        prompts.update(places[: len(prompt)])
+        nodes.update(places)
+        for cache in caches.values():
+            cache.add(places, len(prompt))
     return {
         "calls": len(calls),
         "prompt": statistics.mean(completion.usage.prompt for _, completion in calls),
         "generated": statistics.mean(completion.tokens for _, completion in calls),
-        "unique": len(trees[block].prompts),
-        "nodes": len(trees[block].nodes),
-        "floor": trees[block].floor,
-        **{f"floor with blocks of {size}": trees[size].floor for size in BLOCKS},
+        "unique": len(prompts),
+        "nodes": len(nodes),
+        "floor": caches[block].computed,
+        **{f"floor with blocks of {size}": caches[size].computed for size in BLOCKS},
     }
 
 

@@ -62,6 +62,12 @@ class Spec:
         """`args` as a mapping."""
         return dict(json.loads(self.args))
 
+    @property
+    def parallel(self) -> int:
+        """Devices of one replica."""
+        further = self.further
+        return int(further.get("tensor_parallel_size", 1) * further.get("pipeline_parallel_size", 1))
+
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
 class Shared:
@@ -87,9 +93,7 @@ class Shared:
 
     def need(self) -> Need:
         """Memory on each device, weights and cache split over those of one replica."""
-        spec, width = self.spec, WIDTH.get(self.spec.dtype, 2)
-        further = spec.further
-        parallel = further.get("tensor_parallel_size", 1) * further.get("pipeline_parallel_size", 1)
+        spec, width, parallel = self.spec, WIDTH.get(self.spec.dtype, 2), self.spec.parallel
         return Need(
             name=" + ".join((spec.folder.name, *(path.name for path in self.adapters))),
             weights=self.shape.parameters * width // parallel,
@@ -231,8 +235,8 @@ def _on_cpu(spec: Spec) -> dict[str, Any]:
 def _unbound(spec: Spec) -> bool:
     """Whether a CPU engine computes in its own process, on threads that the system places. vLLM itself has a process
     beside it, bound to cores: the two poll for each other's messages, and several engines get the same cores."""
-    parallel = any(spec.further.get(f"{kind}_parallel_size", 1) > 1 for kind in ("tensor", "pipeline", "data"))
-    return not parallel and not os.environ.get("VLLM_CPU_OMP_THREADS_BIND")
+    alone = spec.parallel * spec.further.get("data_parallel_size", 1) == 1
+    return alone and not os.environ.get("VLLM_CPU_OMP_THREADS_BIND")
 
 
 def _on_gpu(spec: Spec, placed: Share) -> dict[str, Any]:
@@ -243,13 +247,8 @@ def _variables(shared: Shared, engines: int, *, cpu: bool) -> dict[str, str]:
     """What vLLM reads from the environment when one of so many engines starts."""
     if not cpu:
         return {"CUDA_VISIBLE_DEVICES": shared.spec.devices} if shared.spec.devices else {}
-    return _cache_variables(shared) | (threads(engines) if _unbound(shared.spec) else {})
-
-
-def _cache_variables(shared: Shared) -> dict[str, str]:
-    if os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
-        return {}
-    return {"VLLM_CPU_KVCACHE_SPACE": str(_cpu_cache(shared.need()))}
+    cache = _unset({"VLLM_CPU_KVCACHE_SPACE": str(_cpu_cache(shared.need()))})
+    return cache | (threads(engines) if _unbound(shared.spec) else {})
 
 
 def threads(engines: int) -> dict[str, str]:
@@ -257,7 +256,12 @@ def threads(engines: int) -> dict[str, str]:
     instead of keeping a core from another engine. What is set in the environment stays."""
     wanted = {"OMP_NUM_THREADS": str(len(os.sched_getaffinity(0)))}
     wanted |= {"OMP_WAIT_POLICY": "passive"} if engines > 1 else {}
-    return {name: value for name, value in wanted.items() if name not in os.environ}
+    return _unset(wanted)
+
+
+def _unset(variables: Mapping[str, str]) -> dict[str, str]:
+    """Those that the environment does not say, or leaves empty."""
+    return {name: value for name, value in variables.items() if not os.environ.get(name)}
 
 
 def _cpu_cache(need: Need) -> int:

@@ -112,18 +112,18 @@ def _notes(summary: Mapping[str, Any]) -> Iterator[Text]:
         yield Text(f"failures: {_counts(summary['failures'])}", style="red")
     if summary.get("retries"):
         yield Text(f"model calls made again: {_counts(summary['retries'])}", style="yellow")
-    if lines := _losses(summary.get("ray", {})):
-        yield Text("; ".join(lines), style="yellow")
+    if losses := _losses(summary.get("ray", {})):
+        yield Text("; ".join(losses), style="yellow")
 
 
 def _losses(ray: Mapping[str, Any]) -> list[str]:
-    lines = []
+    losses = []
     if lost := ray.get("lost"):
         given_up = f", {ray['given_up']} given up" if ray["given_up"] else ""
-        lines = [f"workers lost: {len(lost)} ({lost[-1]})", f"problems moved to another: {ray['moved']}{given_up}"]
+        losses = [f"workers lost: {len(lost)} ({lost[-1]})", f"problems moved to another: {ray['moved']}{given_up}"]
     if unstarted := ray.get("not_started"):
-        lines.append(f"workers that did not start: {len(unstarted)} ({unstarted[-1]})")
-    return lines
+        losses.append(f"workers that did not start: {len(unstarted)} ({unstarted[-1]})")
+    return losses
 
 
 def _headline(outcome: Outcome) -> RenderableType:
