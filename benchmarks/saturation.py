@@ -28,6 +28,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +37,10 @@ from bare import Calls, bare, noting
 from tts_engine import Engine, Problem
 from tts_engine.backends.vllm import VLLMBackend
 from tts_engine.config import Config
+from tts_engine.garbage import collected_rarely
 from tts_engine.problems import load_problems
 
-T_95 = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57}
+T_95 = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
 """Student's t by degrees of freedom."""
 BLOCKS = (16, 1)
 """Sizes of blocks, in tokens, whose floor is worked out besides: vLLM's on a GPU, and the tree itself."""
@@ -47,7 +49,8 @@ Record = dict[str, Any]
 
 def configuration(options: argparse.Namespace) -> Config:
     """Two models on this machine, in two engines unless one is an adapter on the other."""
-    backend = {"slots": options.slots, "engine": {"block_size": options.block_size}}
+    backend: dict[str, Any] = {"slots": options.slots}
+    backend |= {"engine": {"block_size": options.block_size}} if options.block_size else {}
     backend |= {"context": options.context} if options.context else {}
     policy = {"backend": "vllm", "options": backend} | ({"model": options.policy} if options.policy else {})
     verifier = {"backend": "vllm", "options": backend, "samples": options.samples}
@@ -115,8 +118,9 @@ def computed(engine: Engine) -> Counter[str]:
     return Counter({name: int(c["prompt"] - c["cached"]) for name, c in engine.counters().items()})
 
 
-def shape(backend: VLLMBackend, calls: Calls, block: int) -> Record:
+def shape(backend: VLLMBackend, calls: Calls) -> Record:
     """What the calls of one model look like: their number and mean lengths, the tree of their prompts."""
+    block = backend.block_size
     caches = {size: Cache(size) for size in (block, *BLOCKS)}
     prompts, nodes = set[int](), set[int]()
     for request, completion in calls:
@@ -150,7 +154,7 @@ async def one_round(engine: Engine, problems: Sequence[Problem], seed: int, opti
         assert isinstance(backend, VLLMBackend)
         own = [(request, completion) for request, completion in calls if request.model == name]
         busy = sum(completion.usage.seconds for _, completion in own)
-        models[name] = shape(backend, own, options.block_size) | {"in flight": busy / seconds, "prefill": prefill[name]}
+        models[name] = shape(backend, own) | {"in flight": busy / seconds, "prefill": prefill[name]}
     await reset(engine)
     bare_cpu = time.process_time()
     in_flight = {name: found["in flight"] for name, found in models.items()}
@@ -170,13 +174,19 @@ async def measure(options: argparse.Namespace) -> list[Record]:
         rounds = [json.loads(line) for line in options.save.read_text(encoding="utf-8").splitlines()]
     async with Engine(configuration(options), keep=False) as engine:
         await search(engine, problems[: options.warm_up], 10**6, options.at_once)
-        for _ in range(options.rounds):
-            rounds.append(await one_round(engine, problems, len(rounds), options))
-            if options.save:
-                options.save.parent.mkdir(parents=True, exist_ok=True)
-                with options.save.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(rounds[-1]) + "\n")
+        with nullcontext() if options.usual_gc else collected_rarely():  # the latter is what tts-run does
+            for _ in range(options.rounds):
+                rounds.append(await one_round(engine, problems, len(rounds), options))
+                keep(options.save, rounds[-1])
     return rounds
+
+
+def keep(file: Path | None, found: Record) -> None:
+    """Add a round to the file."""
+    if file:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(found) + "\n")
 
 
 def interval(values: Sequence[float]) -> str:
@@ -184,7 +194,7 @@ def interval(values: Sequence[float]) -> str:
     mean = statistics.mean(values)
     if len(values) < 2:
         return f"{mean:.2f}"
-    half = T_95[min(len(values) - 1, 5)] * statistics.stdev(values) / math.sqrt(len(values))
+    half = T_95[min(len(values) - 1, 9)] * statistics.stdev(values) / math.sqrt(len(values))
     return f"{mean:.2f} [{mean - half:.2f}, {mean + half:.2f}]"
 
 
@@ -230,15 +240,16 @@ def main() -> None:
     parser.add_argument("--mode", default="code", help="of GenPRM; for a model that was not trained as one: direct")
     parser.add_argument("--turn-tokens", type=int, help="bound of an analysis and of a check")
     parser.add_argument("--dataset", default="arith-dev")
-    parser.add_argument("--problems", type=int, default=72)
-    parser.add_argument("--n", type=int, default=16)
-    parser.add_argument("--samples", type=int, default=4)
+    parser.add_argument("--problems", type=int, default=48)
+    parser.add_argument("--n", type=int, default=8)
+    parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--slots", type=int, default=64)
     parser.add_argument("--context", type=int, help="tokens of prompt and completion")
-    parser.add_argument("--at-once", type=int, default=24, help="problems at once in the search")
+    parser.add_argument("--at-once", type=int, default=32, help="problems at once in the search")
     parser.add_argument("--warm-up", type=int, default=4, help="problems that are solved before, uncounted")
-    parser.add_argument("--block-size", type=int, default=32)
+    parser.add_argument("--block-size", type=int, help="of the prefix cache, in tokens")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--usual-gc", action="store_true", help="leave Python's garbage collector as it is")
     parser.add_argument("--save", type=Path, help="file that keeps the rounds")
     print(json.dumps(summary(asyncio.run(measure(parser.parse_args()))), indent=2))
 

@@ -138,7 +138,10 @@ def test_several_engines_on_a_cpu_share_its_cores(monkeypatch: pytest.MonkeyPatc
     for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(9)))
-    assert threads(1) == {"OMP_NUM_THREADS": "9"}
-    assert threads(2) == {"OMP_NUM_THREADS": "9", "OMP_WAIT_POLICY": "passive"}
+    small, large = 1_000_000, 500_000_000
+    assert threads([small]) == threads([large]) == {"OMP_NUM_THREADS": "9"}
+    assert threads([small, large]) == {"OMP_NUM_THREADS": "9", "OMP_WAIT_POLICY": "passive"}
+    assert threads([small, small]) == {"OMP_NUM_THREADS": "4", "OMP_WAIT_POLICY": "passive"}
+    assert threads([small] * 10) == {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert threads(2) == {"OMP_WAIT_POLICY": "passive"}
+    assert threads([small, small]) == {"OMP_WAIT_POLICY": "passive"}

@@ -13,13 +13,13 @@ from tts_engine import Engine
 from tts_engine.backends.base import Backend, CallCancelled
 from tts_engine.backends.factory import make_backend
 from tts_engine.backends.vllm import VLLMBackend
+from tts_engine.backends.vllm_engine import _small_blocks
 from tts_engine.errors import BackendError, ContextExceeded, DataError
 from tts_engine.problems import load_problems
 from tts_engine.types import Finish, Key, Message, Prompt, Request, Role, Sampling
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(600)]
 OPTIONS = {"slots": 64}
-BLOCK = 32  # tokens; the smallest that vLLM has on a CPU, and our default there
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
@@ -94,7 +94,9 @@ async def test_a_shared_beginning_is_computed_once(served: tuple[Backend, Backen
     text = " ".join(problems(8))
     first = await there.complete(ask(text, max_tokens=1))
     second = await there.complete(ask(text, seed=1, max_tokens=1))
-    assert second.usage.cached == (first.usage.prompt - 1) // BLOCK * BLOCK
+    assert isinstance(there, VLLMBackend)
+    assert there.block_size == (16 if _small_blocks() else 32)
+    assert second.usage.cached == (first.usage.prompt - 1) // there.block_size * there.block_size
 
 
 async def test_siblings_that_start_at_once_share_their_prompt(served: tuple[Backend, Backend]) -> None:
@@ -103,7 +105,7 @@ async def test_siblings_that_start_at_once_share_their_prompt(served: tuple[Back
     await there.forget()
     text = " ".join(problems(8))
     siblings = await asyncio.gather(*(there.complete(ask(text, seed, max_tokens=4)) for seed in range(16)))
-    whole = (siblings[0].usage.prompt - 1) // BLOCK * BLOCK
+    whole = (siblings[0].usage.prompt - 1) // there.block_size * there.block_size
     assert sorted(sibling.usage.cached for sibling in siblings) == [0] + [whole] * 15
 
 

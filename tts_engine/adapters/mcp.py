@@ -17,6 +17,7 @@ from tts_engine.adapters.told import Solved, Verified, solved, verified
 from tts_engine.compute.ledger import Scope
 from tts_engine.config import Config
 from tts_engine.errors import TTSError
+from tts_engine.garbage import collected_rarely
 from tts_engine.run import Engine, Event
 from tts_engine.together import end
 
@@ -152,4 +153,5 @@ async def serve(config: Config) -> None:
         UsageError: the configuration names something that does not exist or fit.
     """
     async with Engine(config, keep=False) as engine:
-        await make_server(engine).run_stdio_async()
+        with collected_rarely():
+            await make_server(engine).run_stdio_async()

@@ -127,6 +127,11 @@ class VLLMBackend:
         """A prompt as the engine gets it."""
         return self._encoder.prompt(prompt)
 
+    @property
+    def block_size(self) -> int:
+        """Tokens that the running engine's prefix cache keeps or drops together."""
+        return int(self._engine.vllm_config.cache_config.block_size)
+
     async def forget(self) -> None:
         """Empty the engine's prefix cache."""
         await self._engine.reset_prefix_cache()

@@ -8,7 +8,8 @@ import itertools
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+import platform
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,9 @@ from tts_engine.errors import ConfigError, DataError, first_line
 WIDTH = {"bfloat16": 2, "float16": 2, "float32": 4}
 CPU_CACHE = 2
 """GiB of keys and values of an engine on a CPU, unless VLLM_CPU_KVCACHE_SPACE or one whole context asks for more."""
-IN_ENGINE = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
-"""Computes in the engine's process; under the name "uni" vLLM refuses that to a CPU, as it sets threads elsewhere."""
+IN_ENGINE = "tts_engine.backends.vllm_cpu.InEngine"
+SMALL = 10_000_000
+"""Parameters up to which a model gains less from a second thread than from the other engine's not waiting for it."""
 NUMBERS = itertools.count(1)
 
 
@@ -162,7 +164,7 @@ class Engines:
         placed = self.place(current_platform.get_device_total_memory(), cpu=cpu)[shared]
         arguments = _arguments(shared, cpu=cpu) | (_on_cpu(shared.spec) if cpu else _on_gpu(shared.spec, placed))
         try:
-            with _environment(_variables(shared, len(self._by_spec), cpu=cpu)):
+            with _environment(_variables(shared, list(self._by_spec.values()), cpu=cpu)):
                 args = AsyncEngineArgs(**(arguments | shared.spec.further))
                 return await asyncio.to_thread(AsyncLLM.from_engine_args, args)
         except Exception as error:  # vLLM raises anything between TypeError and RuntimeError here
@@ -223,13 +225,29 @@ def _arguments(shared: Shared, *, cpu: bool) -> dict[str, Any]:
 def _on_cpu(spec: Spec) -> dict[str, Any]:
     """Chunked prefill kills a CPU engine when a request has a seed; compilation gains little; nothing can sleep. Only
     whole blocks are cached, and its own default of 128 tokens would hold next to nothing of a search's short steps."""
-    arguments = {
+    arguments: dict[str, Any] = {
         "block_size": 32,
         "enforce_eager": True,
         "enable_chunked_prefill": False,
         "max_num_batched_tokens": max(spec.context, 4096),
     }
-    return arguments | ({"distributed_executor_backend": IN_ENGINE} if _unbound(spec) else {})
+    if _unbound(spec):
+        arguments |= {"distributed_executor_backend": IN_ENGINE} | ({"block_size": 16} if _small_blocks() else {})
+    return arguments
+
+
+def _small_blocks() -> bool:
+    """Whether attention on this CPU loses nothing by blocks of 16 (vllm_cpu.py): AMX computes in tiles of 32."""
+    return platform.machine() == "x86_64" and not _flags() & {"amx_tile"}
+
+
+def _flags() -> frozenset[str]:
+    """What this processor can do, in Linux's words."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(next((line for line in lines if line.startswith("flags")), "").split())
 
 
 def _unbound(spec: Spec) -> bool:
@@ -243,19 +261,22 @@ def _on_gpu(spec: Spec, placed: Share) -> dict[str, Any]:
     return {"gpu_memory_utilization": round(spec.share or placed.share, 3), "enable_sleep_mode": spec.sleep}
 
 
-def _variables(shared: Shared, engines: int, *, cpu: bool) -> dict[str, str]:
-    """What vLLM reads from the environment when one of so many engines starts."""
+def _variables(shared: Shared, engines: Sequence[Shared], *, cpu: bool) -> dict[str, str]:
+    """What vLLM reads from the environment when one of these engines starts."""
     if not cpu:
         return {"CUDA_VISIBLE_DEVICES": shared.spec.devices} if shared.spec.devices else {}
     cache = _unset({"VLLM_CPU_KVCACHE_SPACE": str(_cpu_cache(shared.need()))})
-    return cache | (threads(engines) if _unbound(shared.spec) else {})
+    return cache | (threads([engine.shape.parameters for engine in engines]) if _unbound(shared.spec) else {})
 
 
-def threads(engines: int) -> dict[str, str]:
-    """Each of so many engines on a CPU has a thread for every core; among several, a thread that waits sleeps at once
-    instead of keeping a core from another engine. What is set in the environment stays."""
-    wanted = {"OMP_NUM_THREADS": str(len(os.sched_getaffinity(0)))}
-    wanted |= {"OMP_WAIT_POLICY": "passive"} if engines > 1 else {}
+def threads(sizes: Sequence[int]) -> dict[str, str]:
+    """How engines of models of so many parameters share a CPU. Each has a thread for every core; among several, a
+    thread that waits sleeps at once instead of keeping a core from another engine, and where all are small they divide
+    the cores. What is set in the environment stays."""
+    cores = len(os.sched_getaffinity(0))
+    divided = len(sizes) > 1 and max(sizes) <= SMALL
+    wanted = {"OMP_NUM_THREADS": str(max(cores // len(sizes), 1) if divided else cores)}
+    wanted |= {"OMP_WAIT_POLICY": "passive"} if len(sizes) > 1 else {}
     return _unset(wanted)
 
 

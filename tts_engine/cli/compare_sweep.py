@@ -20,6 +20,7 @@ from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeR
 from tts_engine.cli.compare_grid import Task
 from tts_engine.config import Config, VerifierConfig
 from tts_engine.errors import DataError
+from tts_engine.garbage import collected_rarely
 from tts_engine.report.compare import Measured, Recording
 from tts_engine.report.points import Setting
 from tts_engine.report.pools import Arm, Array, reproducible, samples_of, units
@@ -108,7 +109,7 @@ async def perform(sweep: Sweep, stderr: Console, *, quiet: bool) -> None:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=stderr, disable=quiet) as progress:
+        with collected_rarely(), Progress(*columns, console=stderr, disable=quiet) as progress:
             bar = progress.add_task("solving", total=len(missing) * len(sweep.problems))
             for task in missing:
                 progress.update(bar, description=task.file.removesuffix(".jsonl"))

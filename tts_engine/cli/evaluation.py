@@ -23,6 +23,7 @@ from tts_engine.cli.session import limits
 from tts_engine.config import Config, StrategyConfig
 from tts_engine.errors import ConfigError, DataError, TTSError, UsageError
 from tts_engine.files import make_folder, occupied, write_text
+from tts_engine.garbage import collected_rarely
 from tts_engine.report.benchtable import bench_report, localisation_report
 from tts_engine.report.labelled import Labelled, LabelledSet, drawn, load_labelled, record
 from tts_engine.report.processbench import Record, item_record, summarize, total_usage
@@ -175,7 +176,7 @@ async def _judge(
             stderr.print(line, style="dim", soft_wrap=True)
         gate = asyncio.Semaphore(config.run.concurrency)
         hidden = arguments.quiet or not stderr.is_terminal
-        with Progress(console=stderr, transient=True, disable=hidden) as progress:
+        with collected_rarely(), Progress(console=stderr, transient=True, disable=hidden) as progress:
             bar = progress.add_task("judging", total=len(items))
 
             async def one(index: int, item: Labelled) -> Record:

@@ -22,6 +22,7 @@ from tts_engine.cli.sources import pick_problems, pick_run
 from tts_engine.compute.budget import Budget
 from tts_engine.config import Config, judges, lookup
 from tts_engine.errors import ConfigError, UsageError
+from tts_engine.garbage import collected_rarely
 from tts_engine.report.progress import Progress
 from tts_engine.report.summary import is_plain, is_right, outcome_record, summarize
 from tts_engine.report.terminal import cost_report, make_console, set_report, solution_report
@@ -186,7 +187,8 @@ async def _engine(job: Job, results: Results, stderr: Console, *, quiet: bool) -
     journal = job.folder.journal if job.config.run.journal else None
     if job.ray is None:
         async with Engine(job.config, journal=journal, resume=job.resume) as engine:
-            yield engine
+            with collected_rarely():
+                yield engine
         return
 
     def say(line: str) -> None:

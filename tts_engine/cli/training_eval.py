@@ -13,6 +13,7 @@ from rich.table import Table
 
 from tts_engine import Engine, Outcome
 from tts_engine.errors import DataError
+from tts_engine.garbage import collected_rarely
 from tts_engine.journal import Journal
 from tts_engine.problems import builtin_sets, load_problems
 from tts_engine.report.intervals import Interval, paired_bootstrap
@@ -94,9 +95,10 @@ async def search(
     taken = load_problems(problems)[:limit]
     found: dict[str, Outcome] = {}
     async with Engine.from_config(config, journal=journal, resume=True) as engine:
-        async for outcome in engine.run(taken):
-            found[outcome.problem.id] = outcome
-            run.advance(f"eval {Path(model).name}", len(found), len(taken))
+        with collected_rarely():
+            async for outcome in engine.run(taken):
+                found[outcome.problem.id] = outcome
+                run.advance(f"eval {Path(model).name}", len(found), len(taken))
     return [found[problem.id] for problem in taken]
 
 

@@ -12,6 +12,7 @@ import os
 import socket
 import sqlite3
 from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -20,6 +21,7 @@ from tts_engine.backends.base import CallBroken, CallCancelled, ModelInfo
 from tts_engine.calls import Calls, Model
 from tts_engine.compute.ledger import Scope
 from tts_engine.config import Config
+from tts_engine.garbage import collected_rarely
 from tts_engine.jobs import Event, work
 from tts_engine.journal import Journal, Row, Rows, wake
 from tts_engine.run import Engine
@@ -125,6 +127,7 @@ class Worker:
     def __init__(self, config: Mapping[str, Any]) -> None:
         self._config = config
         self._solving: set[asyncio.Task[Outcome]] = set()
+        self._open = AsyncExitStack()
 
     async def place(self) -> None:
         """Return: there is a process."""
@@ -132,7 +135,9 @@ class Worker:
     async def start(self) -> Hello:
         """Start the engine. Raises UsageError as it does."""
         self._journal = Shipped.open(None, {}, resume=False)
-        self._engine = await Engine(Config.build(self._config), journal=self._journal).__aenter__()
+        engine = Engine(Config.build(self._config), journal=self._journal)
+        self._engine = await self._open.enter_async_context(engine)
+        self._open.enter_context(collected_rarely())
         return Hello(
             version=__version__,
             host=socket.gethostname(),
@@ -162,7 +167,7 @@ class Worker:
         """Cancel what is being solved; returns when the driver knows what that had cost."""
         await end(*self._solving)
         await self._journal.emptied()
-        await self._engine.__aexit__(None, None, None)
+        await self._open.aclose()
 
     async def _solve(self, task: Task) -> Outcome:
         engine, problem = self._engine, task.problem

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import signal
 import socket
 import sys
@@ -16,14 +15,13 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tts_engine.errors import ConfigError, DataError
+from tts_engine.garbage import collected_rarely
 from tts_engine.run import Engine
 from tts_engine.serve.accounts import Accounts
 from tts_engine.serve.app import Gateway, make_app
 from tts_engine.serve.logs import LOG, say, to_stderr
 from tts_engine.serve.settings import GatewayConfig, ServeConfig
 
-COLLECT_EVERY = 20_000
-"""New objects after which garbage is collected; Python's default is 700."""
 SAVE_EVERY = 10.0
 """Seconds after which what the keys have spent is written down."""
 
@@ -59,24 +57,14 @@ async def serve(config: GatewayConfig, started: Callable[[str], None]) -> None:
         accounts = Accounts(engine.ledger, *_files(settings))
         gateway = Gateway(engine, settings, accounts)
         server = Server(gateway, uvicorn_config(gateway))
-        collect_rarely()
         saving = asyncio.create_task(_save(accounts))
         try:
-            await server.run_until_stopped(started)
+            with collected_rarely():
+                await server.run_until_stopped(started)
         finally:
             saving.cancel()
             accounts.save()
     say("stopped", tokens=engine.ledger.total.tokens)
-
-
-def collect_rarely() -> None:
-    """Let garbage collection run less often, and not over what is there from the start.
-
-    Each pass goes through what the searches under way hold, nearly all of which is still needed.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(COLLECT_EVERY)
 
 
 def uvicorn_config(gateway: Gateway) -> uvicorn.Config:
