@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tts_engine.backends import vllm_engine
 from tts_engine.backends.vllm_engine import threads
 from tts_engine.cli.run import main
 
@@ -145,3 +147,14 @@ def test_several_engines_on_a_cpu_share_its_cores(monkeypatch: pytest.MonkeyPatc
     assert threads([small] * 10) == {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert threads([small, small]) == {"OMP_WAIT_POLICY": "passive"}
+
+
+def test_blocks_are_small_where_attention_has_no_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    for machine, flags, small in (
+        ("x86_64", {"avx2", "avx512f"}, True),
+        ("x86_64", {"avx512f", "amx_tile"}, False),
+        ("aarch64", {"asimd"}, False),
+    ):
+        monkeypatch.setattr(platform, "machine", lambda machine=machine: machine)
+        monkeypatch.setattr(vllm_engine, "_flags", lambda flags=flags: frozenset(flags))
+        assert vllm_engine._small_blocks() is small

@@ -218,9 +218,7 @@ class Fleet:
                 self._pool.drop(hand)
                 hand.dismiss()
         if sum(not keeper.done() for keeper in self._keepers) <= 1:
-            self._pool.fail(
-                EndpointDown(f"no worker is left, the last was lost: {last}; see to the cluster, then resume")
-            )
+            self._pool.fail(EndpointDown(f"no worker is left ({last}): see to the cluster, then resume"))
 
     async def _employ(self, hand: Hand) -> None:
         """Give a worker a place in the pool, and take what it sends, until it is lost."""
