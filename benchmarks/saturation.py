@@ -194,7 +194,7 @@ def interval(values: Sequence[float]) -> str:
     mean = statistics.mean(values)
     if len(values) < 2:
         return f"{mean:.2f}"
-    half = T_95[min(len(values) - 1, 9)] * statistics.stdev(values) / math.sqrt(len(values))
+    half = T_95[min(len(values) - 1, max(T_95))] * statistics.stdev(values) / math.sqrt(len(values))
     return f"{mean:.2f} [{mean - half:.2f}, {mean + half:.2f}]"
 
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
-from tts_engine.backends import vllm_engine
-from tts_engine.backends.vllm_engine import threads
+from tts_engine.backends.vllm_engine import small_blocks, threads
 from tts_engine.cli.run import main
 
 SIZES = {"layers": 28, "width": 3584, "mlp": 18944, "vocabulary": 152064, "kv_heads": 4, "heads": 28}
@@ -150,11 +149,7 @@ def test_several_engines_on_a_cpu_share_its_cores(monkeypatch: pytest.MonkeyPatc
 
 
 def test_blocks_are_small_where_attention_has_no_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    for machine, flags, small in (
-        ("x86_64", {"avx2", "avx512f"}, True),
-        ("x86_64", {"avx512f", "amx_tile"}, False),
-        ("aarch64", {"asimd"}, False),
-    ):
-        monkeypatch.setattr(platform, "machine", lambda machine=machine: machine)
-        monkeypatch.setattr(vllm_engine, "_flags", lambda flags=flags: frozenset(flags))
-        assert vllm_engine._small_blocks() is small
+    for machine, tiles, small in (("x86_64", False, True), ("x86_64", True, False), ("aarch64", False, False)):
+        abilities = {"architecture": machine, "amx_tile": tiles}
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda abilities=abilities: abilities)
+        assert small_blocks() is small

@@ -13,7 +13,7 @@ from tts_engine import Engine
 from tts_engine.backends.base import Backend, CallCancelled
 from tts_engine.backends.factory import make_backend
 from tts_engine.backends.vllm import VLLMBackend
-from tts_engine.backends.vllm_engine import _small_blocks
+from tts_engine.backends.vllm_engine import small_blocks
 from tts_engine.errors import BackendError, ContextExceeded, DataError
 from tts_engine.problems import load_problems
 from tts_engine.types import Finish, Key, Message, Prompt, Request, Role, Sampling
@@ -95,7 +95,7 @@ async def test_a_shared_beginning_is_computed_once(served: tuple[Backend, Backen
     first = await there.complete(ask(text, max_tokens=1))
     second = await there.complete(ask(text, seed=1, max_tokens=1))
     assert isinstance(there, VLLMBackend)
-    assert there.block_size == (16 if _small_blocks() else 32)
+    assert there.block_size == (16 if small_blocks() else 32)
     assert second.usage.cached == (first.usage.prompt - 1) // there.block_size * there.block_size
 
 

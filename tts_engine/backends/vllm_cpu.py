@@ -12,7 +12,7 @@ from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
 from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_backend
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
-BLOCK = 16
+from tts_engine.backends.vllm_engine import SMALL_BLOCK
 
 
 class SmallBlocks(CPUAttentionBackend):  # type: ignore[misc]  # vLLM is not there when types are checked
@@ -21,7 +21,7 @@ class SmallBlocks(CPUAttentionBackend):  # type: ignore[misc]  # vLLM is not the
     @staticmethod
     def get_supported_kernel_block_sizes(*_: object) -> list[Any]:
         """Sizes in tokens."""
-        return [MultipleOf(BLOCK)]
+        return [MultipleOf(SMALL_BLOCK)]
 
 
 class InEngine(UniProcExecutor):  # type: ignore[misc]

@@ -8,7 +8,6 @@ import itertools
 import json
 import math
 import os
-import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -34,8 +33,10 @@ WIDTH = {"bfloat16": 2, "float16": 2, "float32": 4}
 CPU_CACHE = 2
 """GiB of keys and values of an engine on a CPU, unless VLLM_CPU_KVCACHE_SPACE or one whole context asks for more."""
 IN_ENGINE = "tts_engine.backends.vllm_cpu.InEngine"
+SMALL_BLOCK = 16
+"""Tokens of the smallest block that vLLM's attention on a CPU takes."""
 SMALL = 10_000_000
-"""Parameters up to which a model gains less from a second thread than from the other engine's not waiting for it."""
+"""Parameters up to which engines side by side are faster on their share of a CPU's cores than on all of them."""
 NUMBERS = itertools.count(1)
 
 
@@ -232,22 +233,18 @@ def _on_cpu(spec: Spec) -> dict[str, Any]:
         "max_num_batched_tokens": max(spec.context, 4096),
     }
     if _unbound(spec):
-        arguments |= {"distributed_executor_backend": IN_ENGINE} | ({"block_size": 16} if _small_blocks() else {})
+        arguments["distributed_executor_backend"] = IN_ENGINE
+        if small_blocks():
+            arguments["block_size"] = SMALL_BLOCK
     return arguments
 
 
-def _small_blocks() -> bool:
-    """Whether attention on this CPU loses nothing by blocks of 16 (vllm_cpu.py): AMX computes in tiles of 32."""
-    return platform.machine() == "x86_64" and not _flags() & {"amx_tile"}
+def small_blocks() -> bool:
+    """Whether attention on this CPU takes blocks of `SMALL_BLOCK` (vllm_cpu.py): AMX computes in tiles of 32."""
+    import torch
 
-
-def _flags() -> frozenset[str]:
-    """What this processor can do, in Linux's words."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return frozenset()
-    return frozenset(next((line for line in lines if line.startswith("flags")), "").split())
+    abilities = torch.cpu.get_capabilities()
+    return abilities.get("architecture") == "x86_64" and not abilities.get("amx_tile")
 
 
 def _unbound(spec: Spec) -> bool:
