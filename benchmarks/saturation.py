@@ -29,6 +29,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ from tts_engine.backends.vllm import VLLMBackend
 from tts_engine.config import Config
 from tts_engine.garbage import collected_rarely
 from tts_engine.problems import load_problems
+from tts_engine.run import Event
 
 T_95 = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
 """Student's t by degrees of freedom."""
@@ -91,19 +93,44 @@ def places_of(tokens: Sequence[int]) -> list[int]:
     return places
 
 
-async def search(engine: Engine, problems: Sequence[Problem], seed: int, at_once: int) -> tuple[float, Calls, float]:
-    """Solve the problems, so many at once; seconds, the calls, and the seconds of all executed checks added up."""
+async def search(engine: Engine, problems: Sequence[Problem], seed: int, at_once: int) -> tuple[Record, Calls]:
+    """Solve the problems, so many at once: what it took, and the calls."""
     calls: Calls = []
+    ends: list[float] = []
     gate = asyncio.Semaphore(at_once)
+    note = noting(calls)
+
+    def timed(event: Event) -> None:
+        note(event)
+        ends.extend([time.perf_counter()] * (len(calls) - len(ends)))
 
     async def one(problem: Problem) -> float:
         async with gate:
-            outcome = await engine.solve(problem, seed=seed, on_event=noting(calls))
+            outcome = await engine.solve(problem, seed=seed, on_event=timed)
         return outcome.total.code_seconds
 
-    started = time.perf_counter()
+    started, cpu = time.perf_counter(), time.process_time()
     checks = await asyncio.gather(*map(one, problems))
-    return time.perf_counter() - started, calls, sum(checks)
+    seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
+    spans = [(end - completion.usage.seconds, end) for end, (_, completion) in zip(ends, calls, strict=True)]
+    tokens = sum(completion.tokens for _, completion in calls)
+    found = {"seconds": seconds, "tokens": tokens, "client": cpu, "checks": sum(checks), "thin": thin(spans, seconds)}
+    return found, calls
+
+
+def thin(spans: Sequence[tuple[float, float]], seconds: float) -> float:
+    """Of so many seconds those in which less than half as many calls as on average were in flight.
+
+    Args:
+        spans: start and end of every call.
+    """
+    mean = sum(end - start for start, end in spans) / seconds
+    changes = sorted([(start, 1) for start, _ in spans] + [(end, -1) for _, end in spans])
+    in_flight, busy = 0, 0.0
+    for (moment, change), (later, _) in pairwise(changes):
+        in_flight += change
+        busy += later - moment if in_flight >= mean / 2 else 0.0
+    return seconds - busy
 
 
 async def reset(engine: Engine) -> None:
@@ -145,22 +172,21 @@ def shape(backend: VLLMBackend, calls: Calls) -> Record:
 async def one_round(engine: Engine, problems: Sequence[Problem], seed: int, options: argparse.Namespace) -> Record:
     """A search, then the same calls without it."""
     await reset(engine)
-    before, cpu = computed(engine), time.process_time()
-    seconds, calls, checks = await search(engine, problems, seed, options.at_once)
-    cpu, prefill = time.process_time() - cpu, computed(engine) - before
-    tokens = sum(completion.tokens for _, completion in calls)
+    before = computed(engine)
+    found, calls = await search(engine, problems, seed, options.at_once)
+    prefill = computed(engine) - before
     models: dict[str, Record] = {}
     for name, backend in engine.backends.items():
         assert isinstance(backend, VLLMBackend)
         own = [(request, completion) for request, completion in calls if request.model == name]
         busy = sum(completion.usage.seconds for _, completion in own)
-        models[name] = shape(backend, own) | {"in flight": busy / seconds, "prefill": prefill[name]}
+        models[name] = shape(backend, own) | {"in flight": busy / found["seconds"], "prefill": prefill[name]}
     await reset(engine)
     bare_cpu = time.process_time()
-    in_flight = {name: found["in flight"] for name, found in models.items()}
+    in_flight = {name: model["in flight"] for name, model in models.items()}
     alone, same = await bare(engine.backends, [request for request, _ in calls], in_flight)
     return {
-        "search": {"seconds": seconds, "tokens": tokens, "client": cpu, "checks": checks},
+        "search": found,
         "raw": {"seconds": alone, "tokens": same, "client": time.process_time() - bare_cpu},
         "models": models,
     }
@@ -205,13 +231,15 @@ def speed(found: Record) -> float:
 
 def summary(rounds: Sequence[Record]) -> Record:
     """All rounds together. `client` is the processor time of this process, in milliseconds a call; `checks in flight`
-    the mean number of Python checks that run at once."""
+    the mean number of Python checks that run at once; `thin` the share of a search's time in which less than half as
+    many calls as on average were in flight, as where the last problems end (rounds saved before it was noted: none)."""
     searches = [one["search"] for one in rounds]
     calls = sum(model["calls"] for one in rounds for model in one["models"].values())
     found: Record = {
         "rounds": len(rounds),
         "calls": calls,
         "checks in flight": round(statistics.mean(one["checks"] / one["seconds"] for one in searches), 2),
+        "thin": round(statistics.mean(one.get("thin", 0.0) / one["seconds"] for one in searches), 2),
         "fraction": interval([speed(one["search"]) / speed(one["raw"]) for one in rounds]),
     }
     for how in ("search", "raw"):

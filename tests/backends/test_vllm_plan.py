@@ -148,8 +148,17 @@ def test_several_engines_on_a_cpu_share_its_cores(monkeypatch: pytest.MonkeyPatc
     assert threads([small, small]) == {"OMP_WAIT_POLICY": "passive"}
 
 
-def test_blocks_are_small_where_attention_has_no_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    for machine, tiles, small in (("x86_64", False, True), ("x86_64", True, False), ("aarch64", False, False)):
-        abilities = {"architecture": machine, "amx_tile": tiles}
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda abilities=abilities: abilities)
-        assert small_blocks() is small
+@pytest.mark.parametrize(
+    ("machine", "tiles", "parameters", "small"),
+    [
+        ("x86_64", False, 500_000_000, True),
+        ("x86_64", True, 500_000_000, False),
+        ("x86_64", True, 1_000_000, True),
+        ("aarch64", False, 1_000_000, False),
+    ],
+)
+def test_blocks_are_small_unless_attention_needs_tiles(
+    monkeypatch: pytest.MonkeyPatch, machine: str, tiles: bool, parameters: int, small: bool
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": machine, "amx_tile": tiles})
+    assert small_blocks(parameters) is small

@@ -8,6 +8,7 @@ import logging
 import multiprocessing
 import shutil
 from contextlib import suppress
+from operator import itemgetter
 from pathlib import Path
 
 import psutil
@@ -20,7 +21,7 @@ from tts_engine.backends.base import Backend
 from tts_engine.backends.factory import embedded_path, make_backend
 from tts_engine.backends.placement import GIB
 from tts_engine.backends.vllm import VLLMBackend
-from tts_engine.backends.vllm_engine import ENGINES
+from tts_engine.backends.vllm_engine import ENGINES, MALLOC
 from tts_engine.errors import ConfigError, DataError, EndpointDown
 from tts_engine.problems import load_problems
 from tts_engine.types import Completion, Key, Message, Outcome, Prompt, Request, Role, Sampling
@@ -68,13 +69,14 @@ def alike(some: list[Completion], others: list[Completion]) -> int:
     return sum(a.text == b.text for a, b in zip(some, others, strict=True))
 
 
-def engine_processes() -> list[str]:
-    """The names that vLLM has given its processes."""
-    names = list[str]()
+def engine_processes() -> list[tuple[str, list[str]]]:
+    """The names that vLLM has given its processes, and what these have left of their environments."""
+    found = list[tuple[str, list[str]]]()
     for process in psutil.Process().children(recursive=True):
-        with suppress(psutil.NoSuchProcess):
-            names.append(process.name())
-    return sorted(name for name in names if name.startswith("VLLM"))
+        with suppress(psutil.NoSuchProcess, FileNotFoundError):
+            environment = Path(f"/proc/{process.pid}/environ").read_text(encoding="utf-8").split("\0")
+            found.append((process.name(), environment))
+    return sorted((one for one in found if one[0].startswith("VLLM")), key=itemgetter(0))
 
 
 async def test_an_adapter_and_its_base_share_one_engine(
@@ -123,7 +125,10 @@ async def test_an_engine_computes_in_its_own_process_unless_it_is_bound_to_cores
             monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", bound)
         async with make_backend("vllm", "embedded:policy", OPTIONS) as backend:
             assert len((await said(backend, load_problems("arith-dev")[:1]))[0].text) > 0
-            assert engine_processes() == names
+            processes = engine_processes()
+            assert [name for name, _ in processes] == names
+            kept = {f"{name}={value}" for name, value in MALLOC.items()}
+            assert all(kept <= set(environment) for _, environment in processes)
 
 
 async def test_two_engines_take_turns() -> None:

@@ -36,7 +36,10 @@ IN_ENGINE = "tts_engine.backends.vllm_cpu.InEngine"
 SMALL_BLOCK = 16
 """Tokens of the smallest block that vLLM's attention on a CPU takes."""
 SMALL = 10_000_000
-"""Parameters up to which engines side by side are faster on their share of a CPU's cores than on all of them."""
+"""Parameters of a small model: several are faster on their share of a CPU's cores than on all, attention is cheap."""
+MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(GIB), "MALLOC_TRIM_THRESHOLD_": str(GIB)}
+"""For the C library of a CPU engine. By itself glibc returns at once whatever is larger than 32 MiB, such as the logits
+of 56 sequences, and the system clears new pages for them at every step."""
 NUMBERS = itertools.count(1)
 
 
@@ -163,7 +166,7 @@ class Engines:
             raise ConfigError(f"the vllm backend needs {error.name}: pip install 'tts-engine[vllm]'") from None
         cpu = current_platform.is_cpu()
         placed = self.place(current_platform.get_device_total_memory(), cpu=cpu)[shared]
-        arguments = _arguments(shared, cpu=cpu) | (_on_cpu(shared.spec) if cpu else _on_gpu(shared.spec, placed))
+        arguments = _arguments(shared, cpu=cpu) | (_on_cpu(shared) if cpu else _on_gpu(shared.spec, placed))
         try:
             with _environment(_variables(shared, list(self._by_spec.values()), cpu=cpu)):
                 args = AsyncEngineArgs(**(arguments | shared.spec.further))
@@ -223,28 +226,29 @@ def _arguments(shared: Shared, *, cpu: bool) -> dict[str, Any]:
     return arguments
 
 
-def _on_cpu(spec: Spec) -> dict[str, Any]:
+def _on_cpu(shared: Shared) -> dict[str, Any]:
     """Chunked prefill kills a CPU engine when a request has a seed; compilation gains little; nothing can sleep. Only
     whole blocks are cached, and its own default of 128 tokens would hold next to nothing of a search's short steps."""
     arguments: dict[str, Any] = {
         "block_size": 32,
         "enforce_eager": True,
         "enable_chunked_prefill": False,
-        "max_num_batched_tokens": max(spec.context, 4096),
+        "max_num_batched_tokens": max(shared.spec.context, 4096),
     }
-    if _unbound(spec):
+    if _unbound(shared.spec):
         arguments["distributed_executor_backend"] = IN_ENGINE
-        if small_blocks():
+        if small_blocks(shared.shape.parameters):
             arguments["block_size"] = SMALL_BLOCK
     return arguments
 
 
-def small_blocks() -> bool:
-    """Whether attention on this CPU takes blocks of `SMALL_BLOCK` (vllm_cpu.py): AMX computes in tiles of 32."""
+def small_blocks(parameters: int) -> bool:
+    """Whether a model of so many parameters gets blocks of `SMALL_BLOCK` on this CPU (vllm_cpu.py). AMX needs tiles of
+    32 for attention, of which small models have little, so that they get them there too."""
     import torch
 
     abilities = torch.cpu.get_capabilities()
-    return abilities.get("architecture") == "x86_64" and not abilities.get("amx_tile")
+    return abilities.get("architecture") == "x86_64" and (parameters <= SMALL or not abilities.get("amx_tile"))
 
 
 def _unbound(spec: Spec) -> bool:
@@ -262,8 +266,8 @@ def _variables(shared: Shared, engines: Sequence[Shared], *, cpu: bool) -> dict[
     """What vLLM reads from the environment when one of these engines starts."""
     if not cpu:
         return {"CUDA_VISIBLE_DEVICES": shared.spec.devices} if shared.spec.devices else {}
-    cache = _unset({"VLLM_CPU_KVCACHE_SPACE": str(_cpu_cache(shared.need()))})
-    return cache | (threads([engine.shape.parameters for engine in engines]) if _unbound(shared.spec) else {})
+    memory = _unset({"VLLM_CPU_KVCACHE_SPACE": str(_cpu_cache(shared.need())), **MALLOC})
+    return memory | (threads([engine.shape.parameters for engine in engines]) if _unbound(shared.spec) else {})
 
 
 def threads(sizes: Sequence[int]) -> dict[str, str]:
