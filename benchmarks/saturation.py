@@ -29,7 +29,6 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +39,7 @@ from tts_engine.backends.vllm import VLLMBackend
 from tts_engine.config import Config
 from tts_engine.garbage import collected_rarely
 from tts_engine.problems import load_problems
+from tts_engine.report.utilisation import Timeline
 from tts_engine.run import Event
 
 T_95 = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
@@ -96,41 +96,32 @@ def places_of(tokens: Sequence[int]) -> list[int]:
 async def search(engine: Engine, problems: Sequence[Problem], seed: int, at_once: int) -> tuple[Record, Calls]:
     """Solve the problems, so many at once: what it took, and the calls."""
     calls: Calls = []
-    ends: list[float] = []
     gate = asyncio.Semaphore(at_once)
-    note = noting(calls)
+    note, timeline = noting(calls), Timeline()
 
-    def timed(event: Event) -> None:
+    def listen(event: Event) -> None:
         note(event)
-        ends.extend([time.perf_counter()] * (len(calls) - len(ends)))
+        timeline.on_event(event)
 
     async def one(problem: Problem) -> float:
         async with gate:
-            outcome = await engine.solve(problem, seed=seed, on_event=timed)
+            outcome = await engine.solve(problem, seed=seed, on_event=listen)
         return outcome.total.code_seconds
 
     started, cpu = time.perf_counter(), time.process_time()
     checks = await asyncio.gather(*map(one, problems))
     seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
-    spans = [(end - completion.usage.seconds, end) for end, (_, completion) in zip(ends, calls, strict=True)]
     tokens = sum(completion.tokens for _, completion in calls)
-    found = {"seconds": seconds, "tokens": tokens, "client": cpu, "checks": sum(checks), "thin": thin(spans, seconds)}
+    found = {"seconds": seconds, "tokens": tokens, "client": cpu, "checks": sum(checks), "thin": thin(timeline)}
     return found, calls
 
 
-def thin(spans: Sequence[tuple[float, float]], seconds: float) -> float:
-    """Of so many seconds those in which less than half as many calls as on average were in flight.
-
-    Args:
-        spans: start and end of every call.
-    """
-    mean = sum(end - start for start, end in spans) / seconds
-    changes = sorted([(start, 1) for start, _ in spans] + [(end, -1) for _, end in spans])
-    in_flight, busy = 0, 0.0
-    for (moment, change), (later, _) in pairwise(changes):
-        in_flight += change
-        busy += later - moment if in_flight >= mean / 2 else 0.0
-    return seconds - busy
+def thin(timeline: Timeline) -> float:
+    """Share of the time in which less than half as many calls as on average were in flight."""
+    roles = timeline.series(points=2000)["roles"].values()
+    in_flight = [sum(found) for found in zip(*(role["in_flight"] for role in roles), strict=True)]
+    least = statistics.mean(in_flight) / 2
+    return statistics.mean(found < least for found in in_flight)
 
 
 async def reset(engine: Engine) -> None:
@@ -232,14 +223,14 @@ def speed(found: Record) -> float:
 def summary(rounds: Sequence[Record]) -> Record:
     """All rounds together. `client` is the processor time of this process, in milliseconds a call; `checks in flight`
     the mean number of Python checks that run at once; `thin` the share of a search's time in which less than half as
-    many calls as on average were in flight, as where the last problems end (rounds saved before it was noted: none)."""
+    many calls as on average were in flight, as where the last problems end (nan if a saved round does not have it)."""
     searches = [one["search"] for one in rounds]
     calls = sum(model["calls"] for one in rounds for model in one["models"].values())
     found: Record = {
         "rounds": len(rounds),
         "calls": calls,
         "checks in flight": round(statistics.mean(one["checks"] / one["seconds"] for one in searches), 2),
-        "thin": round(statistics.mean(one.get("thin", 0.0) / one["seconds"] for one in searches), 2),
+        "thin": round(statistics.mean(one.get("thin", math.nan) for one in searches), 2),
         "fraction": interval([speed(one["search"]) / speed(one["raw"]) for one in rounds]),
     }
     for how in ("search", "raw"):
