@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 
 from tts_engine.backends.base import Backend
 from tts_engine.run import Event, OnEvent
 from tts_engine.types import Completion, Request
 
 Calls = list[tuple[Request, Completion]]
+Call = Callable[[], Awaitable[int]]
+"""Asks a model, and gives the number of tokens it generated."""
 
 
 def noting(calls: Calls) -> OnEvent:
@@ -28,19 +31,29 @@ async def bare(
 ) -> tuple[float, int]:
     """Seconds and generated tokens of the calls, so many in flight per model, in their order."""
 
+    async def complete(request: Request) -> int:
+        return (await backends[request.model].complete(request)).tokens
+
+    calls = {name: [partial(complete, request) for request in requests if request.model == name] for name in backends}
+    return await fed(calls, in_flight)
+
+
+async def fed(calls: Mapping[str, Sequence[Call]], in_flight: Mapping[str, float]) -> tuple[float, int]:
+    """Seconds and generated tokens of the calls of each model, so many of it in flight, in their order."""
+
     async def feed(name: str) -> int:
-        todo = iter([request for request in requests if request.model == name])
+        todo = iter(calls[name])
         done = 0
 
         async def worker() -> None:
             nonlocal done
-            for request in todo:
-                completion = await backends[name].complete(request)
-                done += completion.tokens
+            for call in todo:
+                tokens = await call()  # first: `done += await ...` would forget what others add meanwhile
+                done += tokens
 
         await asyncio.gather(*(worker() for _ in range(max(1, round(in_flight[name])))))
         return done
 
     started = time.perf_counter()
-    counts = await asyncio.gather(*map(feed, backends))
+    counts = await asyncio.gather(*map(feed, calls))
     return time.perf_counter() - started, sum(counts)

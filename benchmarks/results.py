@@ -1,6 +1,6 @@
 """Measure the embedded models on held-out problems and write docs/results.md.
 
-    python benchmarks/results.py                     # 300 problems, 3 seeds: half an hour on 2 cores
+    python benchmarks/results.py                     # 500 problems, 3 seeds: a quarter of an hour on 2 cores
     python benchmarks/results.py --limit 30 --seeds 1 --out /tmp/results.md
 
 Every problem is sampled N=16 times and every solution judged by K=8 GenPRM chains and by the discriminative PRM; the
@@ -248,7 +248,7 @@ def _level_table(results: Results, vote: Array) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--limit", type=int, default=300, help="problems")
+    parser.add_argument("--limit", type=int, default=500, help="problems")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--work", type=Path, default=WORK, help="journals and sample files")
     parser.add_argument("--out", type=Path, default=Path("docs/results.md"))

@@ -8,8 +8,9 @@ Searches with two models in this process (the embedded ones unless others are na
 engine) and notes every model call. Then the same calls go straight to the same engines, their prefix caches emptied, as
 many in flight per model as the search had on average: no search, no sandbox, no ledger, no journal. The seeds are in
 the calls, so lengths are the same up to rounding. Search and raw run take turns (--rounds); the fraction is that of
-their generated tokens a second, its interval (t) over rounds. With --save rounds are kept, and the same command adds to
-them.
+their generated tokens a second, its interval (t) over rounds. With --straight the calls go to vLLM's AsyncLLM itself
+after that, prompts and parameters made before, so that nothing of ours is in between. With --save rounds are kept, and
+the same command adds to them.
 
 Prefill: prompt tokens that were computed (not found in the cache) as a multiple of the unique prompt tokens, the nodes
 of the tree of all prompts; below 1 where what was generated is found again. `of all nodes`: as a multiple of the nodes
@@ -27,20 +28,23 @@ import math
 import statistics
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bare import Calls, bare, noting
+from bare import Call, Calls, bare, fed, noting
 
 from tts_engine import Engine, Problem
+from tts_engine.backends.base import Backend
 from tts_engine.backends.vllm import VLLMBackend
 from tts_engine.config import Config
 from tts_engine.garbage import collected_rarely
 from tts_engine.problems import load_problems
 from tts_engine.report.utilisation import Timeline
 from tts_engine.run import Event
+from tts_engine.types import Request
 
 T_95 = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
 """Student's t by degrees of freedom."""
@@ -160,6 +164,25 @@ def shape(backend: VLLMBackend, calls: Calls) -> Record:
     }
 
 
+async def straight(
+    backends: Mapping[str, Backend], requests: Sequence[Request], in_flight: Mapping[str, float]
+) -> tuple[float, int]:
+    """What `bare` does, by vLLM's AsyncLLM itself: prompts and parameters are made before, no backend is in between."""
+    calls: dict[str, list[Call]] = {name: [] for name in backends}
+    for number, request in enumerate(requests):
+        backend = backends[request.model]
+        assert isinstance(backend, VLLMBackend)
+        asked = backend.asked(request, backend.tokens(request.prompt))
+        calls[request.model].append(partial(generated, backend, f"straight-{number}", asked))
+    return await fed(calls, in_flight)
+
+
+async def generated(backend: VLLMBackend, name: str, asked: Record) -> int:
+    """Tokens that AsyncLLM generates when it is asked that."""
+    outputs = backend.engine.generate(request_id=name, **asked)
+    return sum([len(one.outputs[0].token_ids) async for one in outputs])
+
+
 async def one_round(engine: Engine, problems: Sequence[Problem], seed: int, options: argparse.Namespace) -> Record:
     """A search, then the same calls without it."""
     await reset(engine)
@@ -175,12 +198,18 @@ async def one_round(engine: Engine, problems: Sequence[Problem], seed: int, opti
     await reset(engine)
     bare_cpu = time.process_time()
     in_flight = {name: model["in flight"] for name, model in models.items()}
-    alone, same = await bare(engine.backends, [request for request, _ in calls], in_flight)
-    return {
+    requests = [request for request, _ in calls]
+    alone, same = await bare(engine.backends, requests, in_flight)
+    round_ = {
         "search": found,
         "raw": {"seconds": alone, "tokens": same, "client": time.process_time() - bare_cpu},
         "models": models,
     }
+    if options.straight:
+        await reset(engine)
+        alone, same = await straight(engine.backends, requests, in_flight)
+        round_["straight"] = {"seconds": alone, "tokens": same}
+    return round_
 
 
 async def measure(options: argparse.Namespace) -> list[Record]:
@@ -236,6 +265,9 @@ def summary(rounds: Sequence[Record]) -> Record:
     for how in ("search", "raw"):
         found[f"{how}: tokens a second"] = interval([speed(one[how]) for one in rounds])
         found[f"{how}: client"] = round(1000 * sum(one[how]["client"] for one in rounds) / calls, 2)
+    if all("straight" in one for one in rounds):
+        found["straight: tokens a second"] = interval([speed(one["straight"]) for one in rounds])
+        found["fraction of AsyncLLM"] = interval([speed(one["search"]) / speed(one["straight"]) for one in rounds])
     shapes = {name: [one["models"][name] for one in rounds] for name in rounds[0]["models"]}
     for name, models in shapes.items():
         means = {key: statistics.mean(model[key] for model in models) for key in ("in flight", "prompt", "generated")}
@@ -269,6 +301,7 @@ def main() -> None:
     parser.add_argument("--block-size", type=int, help="of the prefix cache, in tokens")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--usual-gc", action="store_true", help="leave Python's garbage collector as it is")
+    parser.add_argument("--straight", action="store_true", help="ask vLLM's AsyncLLM itself, too")
     parser.add_argument("--save", type=Path, help="file that keeps the rounds")
     print(json.dumps(summary(asyncio.run(measure(parser.parse_args()))), indent=2))
 

@@ -132,6 +132,11 @@ class VLLMBackend:
         """Tokens that the running engine's prefix cache keeps or drops together."""
         return int(self._engine.vllm_config.cache_config.block_size)
 
+    @property
+    def engine(self) -> Any:  # noqa: ANN401
+        """vLLM's own AsyncLLM while this backend is open."""
+        return self._engine
+
     async def forget(self) -> None:
         """Empty the engine's prefix cache."""
         await self._engine.reset_prefix_cache()
@@ -170,11 +175,9 @@ class VLLMBackend:
     async def _last(self, request: Request, tokens: list[int], number: str) -> Any:  # noqa: ANN401
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        options = {"priority": request.priority, "lora_request": self._adapter()}
-        prompt = {"prompt_token_ids": tokens}
         try:
-            params = self._params(request, len(tokens))
-            outputs = [one async for one in self._engine.generate(prompt, params, number, **options)]
+            asked = self.asked(request, tokens)
+            outputs = [one async for one in self._engine.generate(request_id=number, **asked)]
         except EngineDeadError as error:
             raise EndpointDown(f"the vLLM engine of {self._name} died: see its log, then resume the run") from error
         except BackendError:
@@ -184,6 +187,15 @@ class VLLMBackend:
         if not outputs:
             raise BackendError(f"vLLM gave no output for a call of {self._name}")
         return outputs[-1]
+
+    def asked(self, request: Request, tokens: list[int]) -> dict[str, Any]:
+        """What AsyncLLM's `generate` is asked for a request with this prompt."""
+        return {
+            "prompt": {"prompt_token_ids": tokens},
+            "sampling_params": self._params(request, len(tokens)),
+            "priority": request.priority,
+            "lora_request": self._adapter(),
+        }
 
     async def _lost(self, work: asyncio.Future[Any], prompt: int) -> Usage:
         """What an aborted request had computed."""
