@@ -34,15 +34,15 @@ async def bare(
     async def complete(request: Request) -> int:
         return (await backends[request.model].complete(request)).tokens
 
-    calls = {name: [partial(complete, request) for request in requests if request.model == name] for name in backends}
-    return await fed(calls, in_flight)
+    return await fed([(request.model, partial(complete, request)) for request in requests], in_flight)
 
 
-async def fed(calls: Mapping[str, Sequence[Call]], in_flight: Mapping[str, float]) -> tuple[float, int]:
-    """Seconds and generated tokens of the calls of each model, so many of it in flight, in their order."""
+async def fed(calls: Sequence[tuple[str, Call]], in_flight: Mapping[str, float]) -> tuple[float, int]:
+    """Seconds and generated tokens of the calls, each with its model's name, so many in flight per model, in their
+    order."""
 
     async def feed(name: str) -> int:
-        todo = iter(calls[name])
+        todo = iter([call for model, call in calls if model == name])
         done = 0
 
         async def worker() -> None:
@@ -55,5 +55,5 @@ async def fed(calls: Mapping[str, Sequence[Call]], in_flight: Mapping[str, float
         return done
 
     started = time.perf_counter()
-    counts = await asyncio.gather(*map(feed, calls))
+    counts = await asyncio.gather(*map(feed, in_flight))
     return time.perf_counter() - started, sum(counts)

@@ -168,19 +168,19 @@ async def straight(
     backends: Mapping[str, Backend], requests: Sequence[Request], in_flight: Mapping[str, float]
 ) -> tuple[float, int]:
     """What `bare` does, by vLLM's AsyncLLM itself: prompts and parameters are made before, no backend is in between."""
-    calls: dict[str, list[Call]] = {name: [] for name in backends}
+    calls: list[tuple[str, Call]] = []
     for number, request in enumerate(requests):
         backend = backends[request.model]
         assert isinstance(backend, VLLMBackend)
         asked = backend.asked(request, backend.tokens(request.prompt))
-        calls[request.model].append(partial(generated, backend, f"straight-{number}", asked))
+        calls.append((request.model, partial(generated, backend, f"straight-{number}", asked)))
     return await fed(calls, in_flight)
 
 
 async def generated(backend: VLLMBackend, name: str, asked: Record) -> int:
     """Tokens that AsyncLLM generates when it is asked that."""
-    outputs = backend.engine.generate(request_id=name, **asked)
-    return sum([len(one.outputs[0].token_ids) async for one in outputs])
+    outputs = [one async for one in backend.engine.generate(request_id=name, **asked)]
+    return len(outputs[-1].outputs[0].token_ids)
 
 
 async def one_round(engine: Engine, problems: Sequence[Problem], seed: int, options: argparse.Namespace) -> Record:

@@ -127,6 +127,15 @@ class VLLMBackend:
         """A prompt as the engine gets it."""
         return self._encoder.prompt(prompt)
 
+    def asked(self, request: Request, tokens: list[int]) -> dict[str, Any]:
+        """What AsyncLLM's `generate` is asked for a request with this prompt."""
+        return {
+            "prompt": {"prompt_token_ids": tokens},
+            "sampling_params": self._params(request, len(tokens)),
+            "priority": request.priority,
+            "lora_request": self._adapter(),
+        }
+
     @property
     def block_size(self) -> int:
         """Tokens that the running engine's prefix cache keeps or drops together."""
@@ -187,15 +196,6 @@ class VLLMBackend:
         if not outputs:
             raise BackendError(f"vLLM gave no output for a call of {self._name}")
         return outputs[-1]
-
-    def asked(self, request: Request, tokens: list[int]) -> dict[str, Any]:
-        """What AsyncLLM's `generate` is asked for a request with this prompt."""
-        return {
-            "prompt": {"prompt_token_ids": tokens},
-            "sampling_params": self._params(request, len(tokens)),
-            "priority": request.priority,
-            "lora_request": self._adapter(),
-        }
 
     async def _lost(self, work: asyncio.Future[Any], prompt: int) -> Usage:
         """What an aborted request had computed."""
