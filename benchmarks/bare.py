@@ -57,3 +57,31 @@ async def fed(calls: Sequence[tuple[str, Call]], in_flight: Mapping[str, float])
     started = time.perf_counter()
     counts = await asyncio.gather(*map(feed, in_flight))
     return time.perf_counter() - started, sum(counts)
+
+
+async def following(backends: Mapping[str, Backend], course: Sequence[tuple[Request, int]]) -> tuple[float, int]:
+    """Seconds and generated tokens of the calls, in their order: each starts as soon as no more than so many of its
+    model are under way, itself counted."""
+
+    async def feed(name: str) -> int:
+        running, ended = 0, asyncio.Event()
+
+        async def one(request: Request) -> int:
+            nonlocal running
+            tokens = (await backends[name].complete(request)).tokens
+            running -= 1
+            ended.set()
+            return tokens
+
+        tasks = []
+        for request, most in [(request, most) for request, most in course if request.model == name]:
+            while running >= most:
+                ended.clear()
+                await ended.wait()
+            running += 1
+            tasks.append(asyncio.create_task(one(request)))
+        return sum(await asyncio.gather(*tasks))
+
+    started = time.perf_counter()
+    counts = await asyncio.gather(*map(feed, backends))
+    return time.perf_counter() - started, sum(counts)

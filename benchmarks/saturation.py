@@ -12,6 +12,11 @@ their generated tokens a second, its interval (t) over rounds. With --straight t
 after that, prompts and parameters made before, so that nothing of ours is in between. With --save rounds are kept, and
 the same command adds to them.
 
+With --course the raw run is made once more, not with the mean number of calls in flight but with the number that the
+search had: a call starts as soon as fewer calls of its model are under way than there were when it started in the
+search. So the engines' batches are as small where the search's were (as where its last problems end), and what is left
+between the two is what a search costs beside its model calls.
+
 Prefill: prompt tokens that were computed (not found in the cache) as a multiple of the unique prompt tokens, the nodes
 of the tree of all prompts; below 1 where what was generated is found again. `of all nodes`: as a multiple of the nodes
 of the tree of prompts and generated texts, those that no prompt goes on from too. An engine caches whole blocks and
@@ -23,6 +28,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import bisect
+import heapq
 import json
 import math
 import statistics
@@ -34,7 +41,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bare import Call, Calls, bare, fed, noting
+from bare import Call, Calls, bare, fed, following, noting
 
 from tts_engine import Engine, Problem
 from tts_engine.backends.base import Backend
@@ -42,7 +49,6 @@ from tts_engine.backends.vllm import VLLMBackend
 from tts_engine.config import Config
 from tts_engine.garbage import collected_rarely
 from tts_engine.problems import load_problems
-from tts_engine.report.utilisation import Timeline
 from tts_engine.run import Event
 from tts_engine.types import Request
 
@@ -51,6 +57,8 @@ T_95 = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31,
 BLOCKS = (16, 1)
 """Sizes of blocks, in tokens, whose floor is worked out besides: vLLM's on a GPU, and the tree itself."""
 Record = dict[str, Any]
+Span = tuple[float, float]
+"""Begin and end, in seconds."""
 
 
 def configuration(options: argparse.Namespace) -> Config:
@@ -97,15 +105,20 @@ def places_of(tokens: Sequence[int]) -> list[int]:
     return places
 
 
-async def search(engine: Engine, problems: Sequence[Problem], seed: int, at_once: int) -> tuple[Record, Calls]:
-    """Solve the problems, so many at once: what it took, and the calls."""
+async def search(
+    engine: Engine, problems: Sequence[Problem], seed: int, at_once: int
+) -> tuple[Record, Calls, list[Span]]:
+    """Solve the problems, so many at once: what it took, the calls, and when each of them began and ended."""
     calls: Calls = []
+    spans: list[Span] = []
     gate = asyncio.Semaphore(at_once)
-    note, timeline = noting(calls), Timeline()
+    note = noting(calls)
 
     def listen(event: Event) -> None:
         note(event)
-        timeline.on_event(event)
+        if len(spans) < len(calls):
+            now = time.perf_counter()
+            spans.append((now - calls[-1][1].usage.seconds, now))
 
     async def one(problem: Problem) -> float:
         async with gate:
@@ -116,16 +129,33 @@ async def search(engine: Engine, problems: Sequence[Problem], seed: int, at_once
     checks = await asyncio.gather(*map(one, problems))
     seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
     tokens = sum(completion.tokens for _, completion in calls)
-    found = {"seconds": seconds, "tokens": tokens, "client": cpu, "checks": sum(checks), "thin": thin(timeline)}
-    return found, calls
+    found = {"seconds": seconds, "tokens": tokens, "client": cpu, "checks": sum(checks), "thin": thin(spans)}
+    return found, calls, spans
 
 
-def thin(timeline: Timeline) -> float:
+def thin(spans: Sequence[Span], points: int = 2000) -> float:
     """Share of the time in which less than half as many calls as on average were in flight."""
-    roles = timeline.series(points=2000)["roles"].values()
-    in_flight = [sum(found) for found in zip(*(role["in_flight"] for role in roles), strict=True)]
+    starts, ends = sorted(start for start, _ in spans), sorted(end for _, end in spans)
+    first, last = starts[0], ends[-1]
+    times = [first + (last - first) * (i + 0.5) / points for i in range(points)]
+    in_flight = [bisect.bisect(starts, time) - bisect.bisect(ends, time) for time in times]
     least = statistics.mean(in_flight) / 2
     return statistics.mean(found < least for found in in_flight)
+
+
+def course(calls: Calls, spans: Sequence[Span]) -> list[tuple[Request, int]]:
+    """The requests in the order in which they began, each with the number of its model's calls that were under way
+    then, itself counted."""
+    running: dict[str, list[float]] = {}
+    found = []
+    for i in sorted(range(len(calls)), key=lambda i: spans[i]):
+        (request, _), (start, end) = calls[i], spans[i]
+        ends = running.setdefault(request.model, [])
+        while ends and ends[0] <= start:
+            heapq.heappop(ends)
+        heapq.heappush(ends, end)
+        found.append((request, len(ends)))
+    return found
 
 
 async def reset(engine: Engine) -> None:
@@ -187,7 +217,7 @@ async def one_round(engine: Engine, problems: Sequence[Problem], seed: int, opti
     """A search, then the same calls without it."""
     await reset(engine)
     before = computed(engine)
-    found, calls = await search(engine, problems, seed, options.at_once)
+    found, calls, spans = await search(engine, problems, seed, options.at_once)
     prefill = computed(engine) - before
     models: dict[str, Record] = {}
     for name, backend in engine.backends.items():
@@ -205,6 +235,10 @@ async def one_round(engine: Engine, problems: Sequence[Problem], seed: int, opti
         "raw": {"seconds": alone, "tokens": same, "client": time.process_time() - bare_cpu},
         "models": models,
     }
+    if options.course:
+        await reset(engine)
+        alone, same = await following(engine.backends, course(calls, spans))
+        round_["course"] = {"seconds": alone, "tokens": same}
     if options.straight:
         await reset(engine)
         alone, same = await straight(engine.backends, requests, in_flight)
@@ -265,9 +299,10 @@ def summary(rounds: Sequence[Record]) -> Record:
     for how in ("search", "raw"):
         found[f"{how}: tokens a second"] = interval([speed(one[how]) for one in rounds])
         found[f"{how}: client"] = round(1000 * sum(one[how]["client"] for one in rounds) / calls, 2)
-    if all("straight" in one for one in rounds):
-        found["straight: tokens a second"] = interval([speed(one["straight"]) for one in rounds])
-        found["fraction of AsyncLLM"] = interval([speed(one["search"]) / speed(one["straight"]) for one in rounds])
+    for how, name in (("course", "fraction of the same course"), ("straight", "fraction of AsyncLLM")):
+        if all(how in one for one in rounds):
+            found[f"{how}: tokens a second"] = interval([speed(one[how]) for one in rounds])
+            found[name] = interval([speed(one["search"]) / speed(one[how]) for one in rounds])
     shapes = {name: [one["models"][name] for one in rounds] for name in rounds[0]["models"]}
     for name, models in shapes.items():
         means = {key: statistics.mean(model[key] for model in models) for key in ("in flight", "prompt", "generated")}
@@ -301,6 +336,7 @@ def main() -> None:
     parser.add_argument("--block-size", type=int, help="of the prefix cache, in tokens")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--usual-gc", action="store_true", help="leave Python's garbage collector as it is")
+    parser.add_argument("--course", action="store_true", help="a raw run with as many calls in flight as then")
     parser.add_argument("--straight", action="store_true", help="ask vLLM's AsyncLLM itself, too")
     parser.add_argument("--save", type=Path, help="file that keeps the rounds")
     print(json.dumps(summary(asyncio.run(measure(parser.parse_args()))), indent=2))

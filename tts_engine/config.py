@@ -11,6 +11,7 @@ import hashlib
 import inspect
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -364,9 +365,20 @@ def _checked(annotation: Any, value: Any, what: str) -> Any:  # noqa: ANN401  # 
     if annotation is inspect.Parameter.empty:
         return value
     try:
-        return TypeAdapter(annotation).validate_python(value, strict=True)
+        return _type(annotation).validate_python(value, strict=True)
     except ValidationError as error:
         raise ConfigError(f"{what}={value!r} is wrong: {_complaint(error.errors()[0])}") from None
+
+
+def _type(annotation: Any) -> TypeAdapter[Any]:  # noqa: ANN401
+    """What checks values of a type; that of a type is made once, as every problem of a run asks for the same ones."""
+    try:
+        return _known_type(annotation)
+    except TypeError:  # it cannot be hashed
+        return TypeAdapter(annotation)
+
+
+_known_type = lru_cache(256)(TypeAdapter)
 
 
 def _sentence(model: type[BaseModel], error: ErrorDetails) -> str:

@@ -264,6 +264,11 @@ class Journal:
 class Blank(Journal):
     """A journal that keeps nothing and knows nothing: for a server, whose memory must not grow."""
 
+    async def write_call(
+        self, request: Request, completion: Completion, problem: str, name: bytes | None = None
+    ) -> None:
+        pass
+
     def find_call(self, request: Request, name: bytes | None = None) -> Completion | None:
         return None
 

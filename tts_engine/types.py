@@ -231,7 +231,8 @@ class Completion:
         tokens: number of generated tokens, stop string included.
         finish: how it ended; `stop` is the matched stop string when `finish` is STOP.
         logprobs: one entry a generated token when `watch` or `logprobs` was asked for, else empty.
-        mean_logprob: mean logprob of the generated tokens (nan when the backend offers none).
+        mean_logprob: mean logprob of the generated tokens (nan when the backend offers none; vLLM's leaves it out for
+            texts of a verifier or a critic without watched tokens, where nobody reads it).
         retries: why it had to be asked for again, once for every try that failed (`HTTP 503`, `timeout`, ...).
         recalled: it was found in the journal, not drawn now.
     """

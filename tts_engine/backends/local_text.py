@@ -48,6 +48,7 @@ class Encoder:
     def __init__(self, tokenizer: Any) -> None:  # noqa: ANN401 - transformers' tokenizers share no typed base
         self._tokenizer = tokenizer
         self._separators = _separators(tokenizer)
+        self._pure = _pure(tokenizer) if self._separators else None
         self._conversations = Recent(self._conversation, 4096)
         self._pieces = Recent(self._piece, 16384)
         self._segments = Recent(self._split, 16384)
@@ -115,6 +116,8 @@ class Encoder:
         return ids
 
     def _piece(self, text: str) -> list[int]:
+        if self._pure is not None:
+            return list(self._pure.encode(text, add_special_tokens=False).ids)
         return self._ids(text, add_special_tokens=False)
 
     def _ids(self, text: str, **options: bool) -> list[int]:
@@ -135,6 +138,14 @@ def _separators(tokenizer: Any) -> re.Pattern[str] | None:  # noqa: ANN401
     # The longest first, as the tokenizer itself matches.
     contents = sorted((token["content"] for token in added), key=len, reverse=True)
     return re.compile("(" + "|".join(map(re.escape, contents)) + ")")
+
+
+def _pure(tokenizer: Any) -> Any:  # noqa: ANN401
+    """The tokenizer below transformers' own layer, which takes longer than the encoding; it encodes whole texts."""
+    pure = tokenizer.backend_tokenizer
+    pure.no_truncation()
+    pure.no_padding()
+    return pure
 
 
 def _byte_level(parts: dict[str, Any]) -> bool:

@@ -11,6 +11,8 @@ from functools import lru_cache
 from operator import attrgetter
 from pathlib import Path
 
+from pydantic_core import to_json
+
 from tts_engine.backends.base import ModelInfo, ModelShape
 from tts_engine.errors import DataError
 from tts_engine.types import Completion, Finish, Prompt, Request, TokenLogprob, Usage
@@ -108,9 +110,7 @@ def find_completion(database: sqlite3.Connection, name: bytes) -> Completion | N
 
 
 def _dump_logprobs(tokens: tuple[TokenLogprob, ...]) -> str:
-    return json.dumps(
-        [[t.text, t.logprob, dict(t.alternatives)] for t in tokens], ensure_ascii=False, separators=(",", ":")
-    )
+    return to_json([[t.text, t.logprob, dict(t.alternatives)] for t in tokens]).decode()
 
 
 def _load_logprobs(text: str) -> tuple[TokenLogprob, ...]:

@@ -24,7 +24,7 @@ from tts_engine.backends.local_text import Encoder, Recent
 from tts_engine.backends.shapes import count_parameters, shape_of
 from tts_engine.backends.vllm_engine import ENGINES, Spec, adapter_config
 from tts_engine.errors import BackendError, ConfigError, EndpointDown
-from tts_engine.types import Completion, Finish, Prompt, Request, Sampling, TokenLogprob, Usage
+from tts_engine.types import Completion, Finish, Prompt, Request, Role, Sampling, TokenLogprob, Usage
 
 MOST_SEED = 2**63
 FINISHES = {"length": Finish.LENGTH, "abort": Finish.ABORTED}
@@ -42,7 +42,7 @@ class VLLMBackend:
             of a LoRA adapter (peft).
         name: how requests name the model; the folder's name by default.
         base: the model that an adapter belongs to; the one its adapter_config.json names by default.
-        dtype: `bfloat16`, `float16`, `float32`.
+        dtype: `auto` (float32 on a CPU without bfloat16 instructions, else bfloat16), `bfloat16`, `float16`, `float32`.
         context: most tokens of prompt and completion; the model's own by default.
         slots: sequences that run at once.
         memory: share of the GPU for this engine, 0 to 1; by default divided by need.
@@ -61,7 +61,7 @@ class VLLMBackend:
         *,
         name: str | None = None,
         base: str | None = None,
-        dtype: str = "bfloat16",
+        dtype: str = "auto",
         context: int | None = None,
         slots: int = 256,
         memory: float | None = None,
@@ -223,6 +223,8 @@ class VLLMBackend:
         details: dict[str, Any] = {"logprobs": sampling.logprobs}
         if watch and sampling.logprobs == 0 and "logprob_token_ids" in SamplingParams.__struct_fields__:
             details = {"logprob_token_ids": watch}
+        elif not sampling.logprobs and not watch and request.role not in (Role.GENERATE, Role.REFINE):
+            details = {}  # they take this process as long as the tokens themselves, for a mean that nobody reads
         elif watch:
             details = {"logprobs": max(sampling.logprobs, 20)}
         return SamplingParams(

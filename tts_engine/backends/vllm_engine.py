@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
+import torch
+
 from tts_engine.backends.base import ModelShape
+from tts_engine.backends.local_model import pick_dtype
 from tts_engine.backends.placement import (
     DEVICES,
     GIB,
@@ -48,6 +51,7 @@ class Spec:
     """What tells engines apart; backends with equal ones share an engine.
 
     Attributes:
+        dtype: as in `pick_dtype`.
         args: further keyword arguments of vLLM's `AsyncEngineArgs`, as JSON.
         share: of the GPU's memory; None divides it among the engines of this process by their needs.
         devices: as in CUDA_VISIBLE_DEVICES; empty for all.
@@ -97,9 +101,15 @@ class Shared:
             self.adapters.append(path)
         return self.adapters.index(path) + 1
 
-    def need(self) -> Need:
+    def dtype(self, *, cpu: bool) -> str:
+        """That of the weights, on this CPU or on a GPU."""
+        if self.spec.dtype != "auto":
+            return self.spec.dtype
+        return str(pick_dtype("auto", torch.device("cpu" if cpu else "cuda"))).removeprefix("torch.")
+
+    def need(self, *, cpu: bool) -> Need:
         """Memory on each device, weights and cache split over those of one replica."""
-        spec, width, parallel = self.spec, WIDTH.get(self.spec.dtype, 2), self.spec.parallel
+        spec, width, parallel = self.spec, WIDTH.get(self.dtype(cpu=cpu), 2), self.spec.parallel
         return Need(
             name=" + ".join((spec.folder.name, *(path.name for path in self.adapters))),
             weights=self.shape.parameters * width // parallel,
@@ -138,6 +148,7 @@ class Engines:
                 if shared.spec.sleep:
                     await self.turns.rest()
                 shared.engine = await self._start(shared)
+                _remember_texts(shared.engine.output_processor.tokenizer)
                 self._running += 1
                 if shared.spec.sleep:
                     self.turns.enter(shared.name, shared.engine.wake_up, shared.engine.sleep)
@@ -181,7 +192,7 @@ class Engines:
             DataError: they do not fit.
         """
         everyone = list(self._by_spec.values())
-        needs = [shared.need() for shared in everyone]
+        needs = [shared.need(cpu=cpu) for shared in everyone]
         if cpu:
             divide(total, needs)  # sleep mode frees nothing there
             return {s: _cpu_share(s, need, total) for s, need in zip(everyone, needs, strict=True)}
@@ -194,7 +205,23 @@ class Engines:
             DataError: they do not fit.
         """
         shares = self.place(device.memory, cpu=cpu)
-        return [describe(shared.need(), share, device) for shared, share in shares.items()]
+        return [describe(shared.need(cpu=cpu), share, device) for shared, share in shares.items()]
+
+
+def _remember_texts(tokenizer: Any) -> None:  # noqa: ANN401
+    """vLLM decodes each token by itself where logprobs are asked for, which takes this process longer than all else
+    that it does with the token: its text is remembered."""
+    decode, known = tokenizer.decode, dict[int, str]()
+
+    def remembered(tokens: Any, *args: Any, **options: Any) -> Any:  # noqa: ANN401
+        if args or options or not isinstance(tokens, list) or len(tokens) != 1:
+            return decode(tokens, *args, **options)
+        text = known.get(tokens[0])
+        if text is None:
+            text = known[tokens[0]] = decode(tokens)
+        return text
+
+    tokenizer.decode = remembered
 
 
 async def _end(engine: Any) -> None:  # noqa: ANN401
@@ -210,7 +237,7 @@ def _arguments(shared: Shared, *, cpu: bool) -> dict[str, Any]:
     spec = shared.spec
     arguments: dict[str, Any] = {
         "model": str(spec.folder),
-        "dtype": spec.dtype,
+        "dtype": shared.dtype(cpu=cpu),
         "max_model_len": spec.context,
         "max_num_seqs": spec.slots,
         "enable_prefix_caching": True,
@@ -245,8 +272,6 @@ def _on_cpu(shared: Shared) -> dict[str, Any]:
 def small_blocks(parameters: int) -> bool:
     """Whether a model of so many parameters gets blocks of `SMALL_BLOCK` on this CPU (vllm_cpu.py). AMX needs tiles of
     32 for attention, of which small models have little, so that they get them there too."""
-    import torch
-
     abilities = torch.cpu.get_capabilities()
     return abilities.get("architecture") == "x86_64" and (parameters <= SMALL or not abilities.get("amx_tile"))
 
@@ -266,7 +291,7 @@ def _variables(shared: Shared, engines: Sequence[Shared], *, cpu: bool) -> dict[
     """What vLLM reads from the environment when one of these engines starts."""
     if not cpu:
         return {"CUDA_VISIBLE_DEVICES": shared.spec.devices} if shared.spec.devices else {}
-    memory = _unset({"VLLM_CPU_KVCACHE_SPACE": str(_cpu_cache(shared.need())), **MALLOC})
+    memory = _unset({"VLLM_CPU_KVCACHE_SPACE": str(_cpu_cache(shared.need(cpu=True))), **MALLOC})
     return memory | (threads([engine.shape.parameters for engine in engines]) if _unbound(shared.spec) else {})
 
 
