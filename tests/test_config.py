@@ -148,6 +148,14 @@ def test_a_signature_is_a_schema() -> None:
             check_params(_function, given_, "f", ("engine",))
 
 
+def test_a_type_that_cannot_be_hashed_is_a_schema_too() -> None:
+    def function(n: Annotated[int, Field(ge=1), {"unit": "steps"}]) -> None: ...
+
+    assert check_params(function, {"n": 2}, "f") == {"n": 2}
+    with pytest.raises(ConfigError, match="greater than or equal to 1"):
+        check_params(function, {"n": 0}, "f")
+
+
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.text("ab "), lambda inner: st.lists(inner), max_leaves=4

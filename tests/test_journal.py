@@ -16,7 +16,7 @@ import tts_engine.journal
 from tts_engine.backends.base import ModelInfo, ModelShape
 from tts_engine.backends.replay import ReplayBackend
 from tts_engine.errors import BackendError, DataError
-from tts_engine.journal import Journal
+from tts_engine.journal import Blank, Journal
 from tts_engine.types import (
     CodeRun,
     Completion,
@@ -142,6 +142,14 @@ def test_one_journal_serves_one_loop_after_another() -> None:
         for i in range(2):
             asyncio.run(journal.write_call(ask(i), say("a"), "p"))
         assert journal.stats().calls == 2
+
+
+async def test_a_blank_journal_keeps_nothing() -> None:
+    with Blank.open(None, {}, resume=False) as journal:
+        await journal.write_call(ask(1), say("5"), "p")
+        await journal.write_outcome("p", 0, {})
+        assert journal.find_call(ask(1)) is None
+        assert (journal.stats().calls, journal.stats().outcomes, journal.stats().writes) == (0, 0, 0)
 
 
 async def test_code_outcomes_and_notes(tmp_path: Path) -> None:

@@ -12,7 +12,9 @@ import pytest
 import torch
 import yaml
 
-from tts_engine.backends.vllm_engine import small_blocks, threads
+from tts_engine.backends.factory import make_backend
+from tts_engine.backends.placement import GIB, Device
+from tts_engine.backends.vllm_engine import ENGINES, remember_texts, small_blocks, threads
 from tts_engine.cli.run import main
 
 SIZES = {"layers": 28, "width": 3584, "mlp": 18944, "vocabulary": 152064, "kv_heads": 4, "heads": 28}
@@ -162,3 +164,35 @@ def test_blocks_are_small_unless_attention_needs_tiles(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": machine, "amx_tile": tiles})
     assert small_blocks(parameters) is small
+
+
+@pytest.mark.parametrize(("ability", "weights"), [("avx512_bf16", "14.19 GiB"), ("avx2", "28.37 GiB")])
+def test_a_cpu_without_bfloat16_gets_float32(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ability: str, weights: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": "x86_64", ability: True})
+    backend = make_backend("vllm", str(model(tmp_path / "m")), {})
+    device = Device(memory=512 * GIB)
+    assert f"{weights} of weights" in ENGINES.plan(device, cpu=True)[0]
+    assert "14.19 GiB of weights" in ENGINES.plan(device)[0]
+    assert backend.info.context == 32768  # an engine is planned as long as its backend is there
+
+
+class Tokens:
+    """Says how often it was asked."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def decode(self, tokens: list[int], sep: str = "") -> str:
+        self.asked += 1
+        return sep.join(map(str, tokens))
+
+
+def test_the_text_of_a_token_is_decoded_once() -> None:
+    tokens = Tokens()
+    remember_texts(tokens)
+    assert [tokens.decode([7]) for _ in range(3)] == ["7", "7", "7"]
+    assert tokens.asked == 1
+    assert (tokens.decode([7, 8]), tokens.decode([7, 8], "-"), tokens.decode([9])) == ("78", "7-8", "9")
+    assert tokens.asked == 4

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import math
+import weakref
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 import pytest_asyncio
@@ -78,6 +80,18 @@ async def test_stops_and_watched_tokens(served: tuple[Backend, Backend]) -> None
     assert all(entry.logprob <= 0 and not math.isnan(entry.logprob) for entry in said.logprobs)
 
 
+async def test_a_verifiers_text_has_logprobs_only_where_tokens_are_watched(served: tuple[Backend, Backend]) -> None:
+    there, _ = served
+    call = replace(ask(problems(1)[0], max_tokens=20), role=Role.VERIFY)
+    plain = await there.complete(call)
+    watching = await there.complete(replace(call, sampling=replace(call.sampling, watch=("Yes",))))
+    proposed = await there.complete(replace(call, role=Role.GENERATE))
+    assert plain.text == watching.text == proposed.text
+    assert math.isnan(plain.mean_logprob)
+    assert watching.mean_logprob == pytest.approx(proposed.mean_logprob, abs=1e-3)
+    assert "".join(entry.text for entry in watching.logprobs) == watching.text
+
+
 async def test_a_cancelled_call_says_what_it_cost(served: tuple[Backend, Backend]) -> None:
     there, _ = served
     task = asyncio.create_task(there.complete(ask(problems(1)[0], max_tokens=900, temperature=2.0)))
@@ -109,6 +123,14 @@ async def test_siblings_that_start_at_once_share_their_prompt(served: tuple[Back
     siblings = await asyncio.gather(*(there.complete(ask(text, seed, max_tokens=4)) for seed in range(16)))
     whole = (siblings[0].usage.prompt - 1) // there.block_size * there.block_size
     assert sorted(sibling.usage.cached for sibling in siblings) == [0] + [whole] * 15
+
+
+async def test_an_engine_that_nobody_uses_is_gone() -> None:
+    backend = make_backend("vllm", "embedded:prm", {"slots": 2})
+    assert isinstance(backend, VLLMBackend)
+    async with backend:
+        engine = weakref.ref(backend.engine)
+    assert engine() is None  # else vLLM shuts it down once more when Python ends, and fails
 
 
 async def test_what_cannot_be_asked(served: tuple[Backend, Backend]) -> None:

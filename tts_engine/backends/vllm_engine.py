@@ -148,7 +148,7 @@ class Engines:
                 if shared.spec.sleep:
                     await self.turns.rest()
                 shared.engine = await self._start(shared)
-                _remember_texts(shared.engine.output_processor.tokenizer)
+                remember_texts(shared.engine.output_processor.tokenizer)
                 self._running += 1
                 if shared.spec.sleep:
                     self.turns.enter(shared.name, shared.engine.wake_up, shared.engine.sleep)
@@ -208,7 +208,7 @@ class Engines:
         return [describe(shared.need(cpu=cpu), share, device) for shared, share in shares.items()]
 
 
-def _remember_texts(tokenizer: Any) -> None:  # noqa: ANN401
+def remember_texts(tokenizer: Any) -> None:  # noqa: ANN401
     """vLLM decodes each token by itself where logprobs are asked for, which takes this process longer than all else
     that it does with the token: its text is remembered."""
     decode, known = tokenizer.decode, dict[int, str]()
