@@ -65,7 +65,7 @@ def configuration(options: argparse.Namespace) -> Config:
     """Two models on this machine, in two engines unless one is an adapter on the other."""
     backend: dict[str, Any] = {"slots": options.slots}
     backend |= {"engine": {"block_size": options.block_size}} if options.block_size else {}
-    backend |= {key: value for key in ("context", "dtype") if (value := getattr(options, key))}
+    backend |= {key: value for key in ("context", "dtype", "nice") if (value := getattr(options, key)) is not None}
     policy = {"backend": "vllm", "options": backend} | ({"model": options.policy} if options.policy else {})
     verifier = {"backend": "vllm", "options": backend, "samples": options.samples}
     verifier |= {"model": options.verifier} if options.verifier else {}
@@ -331,6 +331,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--slots", type=int, default=64)
     parser.add_argument("--context", type=int, help="tokens of prompt and completion")
+    parser.add_argument("--nice", type=int, help="how far the policy's engine stands behind on a CPU; 0: not at all")
     parser.add_argument("--dtype", help="of the engines; by default as `auto` picks it")
     parser.add_argument("--at-once", type=int, default=32, help="problems at once in the search")
     parser.add_argument("--warm-up", type=int, default=4, help="problems that are solved before, uncounted")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,8 +16,9 @@ import yaml
 
 from tts_engine.backends.factory import make_backend
 from tts_engine.backends.placement import GIB, Device
-from tts_engine.backends.vllm_engine import ENGINES, remember_texts, small_blocks, threads
+from tts_engine.backends.vllm_engine import ENGINES, lower, remember_texts, small_blocks, threads
 from tts_engine.cli.run import main
+from tts_engine.errors import ConfigError
 
 SIZES = {"layers": 28, "width": 3584, "mlp": 18944, "vocabulary": 152064, "kv_heads": 4, "heads": 28}
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -196,3 +199,15 @@ def test_the_text_of_a_token_is_decoded_once() -> None:
     assert tokens.asked == 1
     assert (tokens.decode([7, 8]), tokens.decode([7, 8], "-"), tokens.decode([9])) == ("78", "7-8", "9")
     assert tokens.asked == 4
+
+
+def test_a_process_stands_behind_others() -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        lower(process.pid, 5)
+        assert os.getpriority(os.PRIO_PROCESS, process.pid) == 5
+        process.communicate(b"\n")
+
+
+def test_nice_has_bounds(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="use 0"):
+        make_backend("vllm", str(model(tmp_path / "m")), {"nice": 20})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import weakref
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -123,6 +124,23 @@ async def test_siblings_that_start_at_once_share_their_prompt(served: tuple[Back
     siblings = await asyncio.gather(*(there.complete(ask(text, seed, max_tokens=4)) for seed in range(16)))
     whole = (siblings[0].usage.prompt - 1) // there.block_size * there.block_size
     assert sorted(sibling.usage.cached for sibling in siblings) == [0] + [whole] * 15
+
+
+async def test_an_engine_that_proposes_leaves_the_cpu_to_others(served: tuple[Backend, Backend]) -> None:
+    there, _ = served
+    judge = make_backend("vllm", "embedded:prm", {"slots": 2})
+    assert isinstance(there, VLLMBackend)
+    assert isinstance(judge, VLLMBackend)
+
+    def nice(backend: VLLMBackend) -> list[int]:
+        return [os.getpriority(os.PRIO_PROCESS, process) for process in backend._shared.processes]
+
+    await there.complete(ask("1+1", max_tokens=2))
+    assert nice(there) == [os.getpriority(os.PRIO_PROCESS, 0)]  # alone
+    async with judge:
+        await judge.complete(replace(ask("1+1", max_tokens=2), role=Role.VERIFY, model="embedded:prm"))
+        await there.complete(ask("1+1", seed=1, max_tokens=2))
+        assert (nice(there), nice(judge)) == ([10], [os.getpriority(os.PRIO_PROCESS, 0)])
 
 
 async def test_an_engine_that_nobody_uses_is_gone() -> None:

@@ -27,6 +27,8 @@ from tts_engine.errors import BackendError, ConfigError, EndpointDown
 from tts_engine.types import Completion, Finish, Prompt, Request, Role, Sampling, TokenLogprob, Usage
 
 MOST_SEED = 2**63
+PROPOSING = (Role.GENERATE, Role.REFINE)
+"""Whose texts become candidates; the other roles judge."""
 FINISHES = {"length": Finish.LENGTH, "abort": Finish.ABORTED}
 
 
@@ -49,6 +51,8 @@ class VLLMBackend:
         sleep: this engine may be laid to rest while another one with `sleep` runs.
         devices: the GPUs of this engine, as in CUDA_VISIBLE_DEVICES (`"0"`, `"0,1"`); all by default.
         trust_remote_code: run Python code that comes with the model.
+        nice: on a CPU that several engines share, how far this one stands behind the others once it proposes steps, so
+            that judging goes first (0 to 19, as in `nice`).
         engine: further arguments of vLLM's AsyncEngineArgs (`tensor_parallel_size`, `quantization`, ...).
 
     Raises:
@@ -68,10 +72,13 @@ class VLLMBackend:
         sleep: bool = False,
         devices: str = "",
         trust_remote_code: bool = False,
+        nice: int = 10,
         engine: Mapping[str, Any] | None = None,
     ) -> None:
         if slots < 1 or (context is not None and context < 2) or (memory is not None and not 0 < memory <= 1):
             raise ConfigError("slots must be at least 1, context at least 2, memory a share above 0 and at most 1")
+        if not 0 <= nice <= 19:
+            raise ConfigError(f"nice is {nice}: use 0 (all engines alike) to 19 (last of all)")
         folder = resolve(model, code=trust_remote_code)
         self._adapter_folder = folder if (folder / "adapter_config.json").is_file() else None
         if self._adapter_folder:
@@ -92,6 +99,7 @@ class VLLMBackend:
             share=memory,
             devices=devices,
             args=json.dumps(dict(engine or {}), sort_keys=True),
+            nice=nice,
         )
         self._shared = ENGINES.get(spec, shape_of(config, count_parameters(folder)))
         self._number = self._shared.adapter(self._adapter_folder) if self._adapter_folder else 0
@@ -158,6 +166,8 @@ class VLLMBackend:
         """Answer a request; see `Backend.complete`."""
         if self._engine is None:
             raise BackendError(f"the backend of {self._name} is not open: use it inside `async with`")
+        if request.role in PROPOSING:
+            ENGINES.step_back(self._shared)
         tokens = self._encoder.request(request, self._name, self._context)
         sent = time.perf_counter()
         async with self._turn():
@@ -223,7 +233,7 @@ class VLLMBackend:
         details: dict[str, Any] = {"logprobs": sampling.logprobs}
         if watch and sampling.logprobs == 0 and "logprob_token_ids" in SamplingParams.__struct_fields__:
             details = {"logprob_token_ids": watch}
-        elif not sampling.logprobs and not watch and request.role not in (Role.GENERATE, Role.REFINE):
+        elif not sampling.logprobs and not watch and request.role not in PROPOSING:
             details = {}  # they take this process as long as the tokens themselves, for a mean that nobody reads
         elif watch:
             details = {"logprobs": max(sampling.logprobs, 20)}

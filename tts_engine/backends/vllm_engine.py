@@ -55,6 +55,7 @@ class Spec:
         args: further keyword arguments of vLLM's `AsyncEngineArgs`, as JSON.
         share: of the GPU's memory; None divides it among the engines of this process by their needs.
         devices: as in CUDA_VISIBLE_DEVICES; empty for all.
+        nice: how far this engine stands behind others on a CPU once it proposes (`Engines.step_back`).
     """
 
     folder: Path
@@ -66,6 +67,7 @@ class Spec:
     share: float | None
     devices: str
     args: str
+    nice: int
 
     @property
     def further(self) -> dict[str, Any]:
@@ -88,12 +90,22 @@ class Shared:
     adapters: list[Path] = field(default_factory=list)
     engine: Any = None
     users: int = 0
+    cpu: bool = False
+    behind: bool = False
     number: int = field(default_factory=lambda: next(NUMBERS))
 
     @property
     def name(self) -> str:
         """Tells it from other engines, of the same model too."""
         return f"{self.spec.folder.name}-{self.number}"
+
+    @property
+    def processes(self) -> list[int]:
+        """Numbers of the processes in which it computes on a CPU, as far as this version of vLLM tells them."""
+        if not (self.cpu and _unbound(self.spec)):
+            return []
+        manager = getattr(getattr(self.engine.engine_core, "resources", None), "engine_manager", None)
+        return [process.pid for process in getattr(manager, "processes", ())]
 
     def adapter(self, path: Path) -> int:
         """The number of a LoRA adapter on this base, from 1."""
@@ -147,7 +159,7 @@ class Engines:
                 self._by_spec[shared.spec] = shared
                 if shared.spec.sleep:
                     await self.turns.rest()
-                shared.engine = await self._start(shared)
+                shared.engine, shared.behind = await self._start(shared), False
                 remember_texts(shared.engine.output_processor.tokenizer)
                 self._running += 1
                 if shared.spec.sleep:
@@ -168,6 +180,14 @@ class Engines:
         if not self._running:  # the next ones may belong to another event loop
             self._starting, self.turns = asyncio.Lock(), Turns()
 
+    def step_back(self, shared: Shared) -> None:
+        """An engine that proposes leaves a CPU to those that judge, which have work only as far as it went ahead: its
+        own calls meet in larger batches meanwhile, where they would else be computed a few at a time."""
+        if not shared.behind and self._running > 1:
+            shared.behind = True
+            for process in shared.processes if shared.spec.nice else ():
+                lower(process, shared.spec.nice)
+
     async def _start(self, shared: Shared) -> Any:  # noqa: ANN401
         try:
             from vllm.engine.arg_utils import AsyncEngineArgs
@@ -175,7 +195,7 @@ class Engines:
             from vllm.v1.engine.async_llm import AsyncLLM
         except ImportError as error:
             raise ConfigError(f"the vllm backend needs {error.name}: pip install 'tts-engine[vllm]'") from None
-        cpu = current_platform.is_cpu()
+        cpu = shared.cpu = current_platform.is_cpu()
         placed = self.place(current_platform.get_device_total_memory(), cpu=cpu)[shared]
         arguments = _arguments(shared, cpu=cpu) | (_on_cpu(shared) if cpu else _on_gpu(shared.spec, placed))
         try:
@@ -222,6 +242,14 @@ def remember_texts(tokenizer: Any) -> None:  # noqa: ANN401
         return text
 
     tokenizer.decode = remembered
+
+
+def lower(process: int, nice: int) -> None:
+    """Let a process of ours wait for others: all threads that it has, and so those that they start."""
+    threads = Path(f"/proc/{process}/task")
+    for thread in [int(path.name) for path in threads.iterdir()] if threads.is_dir() else [process]:
+        with contextlib.suppress(ProcessLookupError):
+            os.setpriority(os.PRIO_PROCESS, thread, nice)
 
 
 async def _end(engine: Any) -> None:  # noqa: ANN401
