@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-import weakref
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -143,12 +145,26 @@ async def test_an_engine_that_proposes_leaves_the_cpu_to_others(served: tuple[Ba
         assert (nice(there), nice(judge)) == ([10], [os.getpriority(os.PRIO_PROCESS, 0)])
 
 
-async def test_an_engine_that_nobody_uses_is_gone() -> None:
-    backend = make_backend("vllm", "embedded:prm", {"slots": 2})
-    assert isinstance(backend, VLLMBackend)
-    async with backend:
-        engine = weakref.ref(backend.engine)
-    assert engine() is None  # else vLLM shuts it down once more when Python ends, and fails
+PROGRAM = """
+import asyncio
+from tts_engine.backends.factory import make_backend
+
+async def main():
+    async with make_backend("vllm", "embedded:prm", {"slots": 2}):
+        pass
+
+if __name__ == "__main__":
+    asyncio.run(main())
+"""
+
+
+async def test_a_program_ends_without_a_word(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(PROGRAM)
+    ended = await asyncio.to_thread(
+        subprocess.run, [sys.executable, tmp_path / "program.py"], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0
+    assert "Exception" not in ended.stderr  # an engine that lives on is shut down once more when Python ends
 
 
 async def test_what_cannot_be_asked(served: tuple[Backend, Backend]) -> None:
