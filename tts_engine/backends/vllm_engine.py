@@ -245,11 +245,12 @@ def remember_texts(tokenizer: Any) -> None:  # noqa: ANN401
 
 
 def lower(process: int, nice: int) -> None:
-    """Let a process of ours wait for others: all threads that it has, and so those that they start."""
+    """Let a process of ours wait for others, by so much more than now: all threads that it has, and so those that they
+    start. Where the system does not allow it, all stays as it is."""
     threads = Path(f"/proc/{process}/task")
     for thread in [int(path.name) for path in threads.iterdir()] if threads.is_dir() else [process]:
-        with contextlib.suppress(ProcessLookupError):
-            os.setpriority(os.PRIO_PROCESS, thread, nice)
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + nice)
 
 
 async def _end(engine: Any) -> None:  # noqa: ANN401
