@@ -52,7 +52,7 @@ class VLLMBackend:
         devices: the GPUs of this engine, as in CUDA_VISIBLE_DEVICES (`"0"`, `"0,1"`); all by default.
         trust_remote_code: run Python code that comes with the model.
         nice: on a CPU that several engines share, how far this one stands behind the others once it proposes steps, so
-            that judging goes first (0 to 19, as in `nice`).
+            that judging goes first (0 to 19, as in `nice`; by default 10 where they divide the cores, else 0).
         engine: further arguments of vLLM's AsyncEngineArgs (`tensor_parallel_size`, `quantization`, ...).
 
     Raises:
@@ -72,12 +72,12 @@ class VLLMBackend:
         sleep: bool = False,
         devices: str = "",
         trust_remote_code: bool = False,
-        nice: int = 10,
+        nice: int | None = None,
         engine: Mapping[str, Any] | None = None,
     ) -> None:
         if slots < 1 or (context is not None and context < 2) or (memory is not None and not 0 < memory <= 1):
             raise ConfigError("slots must be at least 1, context at least 2, memory a share above 0 and at most 1")
-        if not 0 <= nice <= 19:
+        if nice is not None and not 0 <= nice <= 19:
             raise ConfigError(f"nice is {nice}: use 0 (all engines alike) to 19 (last of all)")
         folder = resolve(model, code=trust_remote_code)
         self._adapter_folder = folder if (folder / "adapter_config.json").is_file() else None

@@ -43,6 +43,8 @@ SMALL = 10_000_000
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(GIB), "MALLOC_TRIM_THRESHOLD_": str(GIB)}
 """For the C library of a CPU engine. By itself glibc returns at once whatever is larger than 32 MiB, such as the logits
 of 56 sequences, and the system clears new pages for them at every step."""
+NICE = 10
+"""As in `nice`. Measured with models that divide the cores only."""
 NUMBERS = itertools.count(1)
 
 
@@ -55,7 +57,8 @@ class Spec:
         args: further keyword arguments of vLLM's `AsyncEngineArgs`, as JSON.
         share: of the GPU's memory; None divides it among the engines of this process by their needs.
         devices: as in CUDA_VISIBLE_DEVICES; empty for all.
-        nice: how far this engine stands behind others on a CPU once it proposes (`Engines.step_back`).
+        nice: how far this engine stands behind others on a CPU once it proposes (`Engines.step_back`); None: `NICE`
+            where all are small.
     """
 
     folder: Path
@@ -67,7 +70,7 @@ class Spec:
     share: float | None
     devices: str
     args: str
-    nice: int
+    nice: int | None
 
     @property
     def further(self) -> dict[str, Any]:
@@ -183,10 +186,14 @@ class Engines:
     def step_back(self, shared: Shared) -> None:
         """An engine that proposes leaves a CPU to those that judge, which have work only as far as it went ahead: its
         own calls meet in larger batches meanwhile, where they would else be computed a few at a time."""
-        if not shared.behind and self._running > 1:
-            shared.behind = True
-            for process in shared.processes if shared.spec.nice else ():
-                lower(process, shared.spec.nice)
+        if shared.behind or self._running < 2:
+            return
+        shared.behind = True
+        nice = shared.spec.nice
+        if nice is None:
+            nice = NICE if divides([engine.shape.parameters for engine in self._by_spec.values()]) else 0
+        for process in shared.processes if nice else ():
+            lower(process, nice)
 
     async def _start(self, shared: Shared) -> Any:  # noqa: ANN401
         try:
@@ -324,13 +331,17 @@ def _variables(shared: Shared, engines: Sequence[Shared], *, cpu: bool) -> dict[
     return memory | (threads([engine.shape.parameters for engine in engines]) if _unbound(shared.spec) else {})
 
 
+def divides(sizes: Sequence[int]) -> bool:
+    """Whether engines of models of so many parameters divide a CPU's cores."""
+    return len(sizes) > 1 and max(sizes) <= SMALL
+
+
 def threads(sizes: Sequence[int]) -> dict[str, str]:
     """How engines of models of so many parameters share a CPU. Each has a thread for every core; among several, a
     thread that waits sleeps at once instead of keeping a core from another engine, and where all are small they divide
     the cores. What is set in the environment stays."""
     cores = len(os.sched_getaffinity(0))
-    divided = len(sizes) > 1 and max(sizes) <= SMALL
-    wanted = {"OMP_NUM_THREADS": str(max(cores // len(sizes), 1) if divided else cores)}
+    wanted = {"OMP_NUM_THREADS": str(max(cores // len(sizes), 1) if divides(sizes) else cores)}
     wanted |= {"OMP_WAIT_POLICY": "passive"} if len(sizes) > 1 else {}
     return _unset(wanted)
 
