@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 from tts_engine.backends.base import Backend
@@ -54,9 +54,7 @@ async def fed(calls: Sequence[tuple[str, Call]], in_flight: Mapping[str, float])
         await asyncio.gather(*(worker() for _ in range(max(1, round(in_flight[name])))))
         return done
 
-    started = time.perf_counter()
-    counts = await asyncio.gather(*map(feed, in_flight))
-    return time.perf_counter() - started, sum(counts)
+    return await timed(map(feed, in_flight))
 
 
 async def following(backends: Mapping[str, Backend], course: Sequence[tuple[Request, int]]) -> tuple[float, int]:
@@ -82,6 +80,11 @@ async def following(backends: Mapping[str, Backend], course: Sequence[tuple[Requ
             tasks.append(asyncio.create_task(one(request)))
         return sum(await asyncio.gather(*tasks))
 
+    return await timed(map(feed, backends))
+
+
+async def timed(feeds: Iterable[Awaitable[int]]) -> tuple[float, int]:
+    """Seconds until all have ended, and their sum."""
     started = time.perf_counter()
-    counts = await asyncio.gather(*map(feed, backends))
+    counts = await asyncio.gather(*feeds)
     return time.perf_counter() - started, sum(counts)

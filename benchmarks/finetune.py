@@ -3,6 +3,7 @@
 python benchmarks/finetune.py --model DIR --data DIR --out runs/finetune [--items 40] [--steps 24] [--turns 3]
 python benchmarks/finetune.py --model DIR --data DIR --out runs/qwen --turns 100 --max-length 1024 --steps 130 \\
     --backend vllm
+python benchmarks/finetune.py --model DIR --data DIR --out runs/qwen --turns 100 --max-length 1024 --steps 60 --unscored
 
 `--model` is a folder in Hugging Face format; `--data` has `processbench/gsm8k.json`. Solutions to problems that are not
 among the evaluated ones become conversations: each step up to the first wrong one is a turn that names the equation in
@@ -36,7 +37,7 @@ RECIPE = {
     "rate": 1e-3,
     "packing": False,
     "batch": 2,
-    "precision": "bf16",
+    "precision": "auto",
     "schedule": "cosine",
     "warmup": 0.05,
     "held_out": 0.03,
@@ -158,11 +159,15 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3, help="of a conversation at most; else few are short enough")
     parser.add_argument("--max-length", type=int, default=512, help="tokens; longer conversations are left out")
     parser.add_argument("--backend", choices=("local", "vllm"), default="local", help="that evaluates")
+    parser.add_argument("--unscored", action="store_true", help="train only")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     if not (arguments.out / "train.jsonl").is_file():
         write_data(arguments)
+    if arguments.unscored:
+        fit(arguments)
+        return
     start = time.monotonic()
     before = score(arguments.model, "before", arguments)
     fit(arguments)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tts_engine import Engine, Outcome
-from tts_engine.backends.local_model import pick_dtype
+from tts_engine.backends.cores import pick_dtype
 from tts_engine.problems import load_problems
 from tts_engine.selection import select
 
@@ -63,7 +63,7 @@ def test_both_models_are_on_the_ledger(best_of_8: list[Outcome]) -> None:
 
 
 async def test_the_same_seed_gives_the_same_outcomes() -> None:
-    """To the bit where the products are (see `local_model.pick_dtype`), else but for the last digits of scores."""
+    """To the bit where the products are (see `cores.pick_dtype`), else but for the last digits of scores."""
     first = await solved({"name": "beam", "n": 8}, samples=2, problems=6)
     second = await solved({"name": "beam", "n": 8}, samples=2, problems=6)
     if pick_dtype("auto", torch.device("cpu")) is torch.bfloat16:

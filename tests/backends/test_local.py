@@ -130,7 +130,7 @@ async def test_siblings_share_one_computation(llama: Path) -> None:
 
 
 async def test_completion_is_the_same_alone_and_among_others(llama: Path) -> None:
-    """To the bit where the products are (see `local_model.pick_dtype`), with cold and warm caches."""
+    """To the bit where the products are (see `cores.pick_dtype`), with cold and warm caches."""
     probes = [ask(story(3, 10 + 15 * i), key=i, max_tokens=24, logprobs=2, top_p=1 - i % 2 / 20) for i in range(6)]
     others = [ask(story(i, 4 + i % 50), key=i, max_tokens=5 + i % 30, temperature=0.7) for i in range(100)]
     async with LocalBackend(llama, threads=1) as backend:

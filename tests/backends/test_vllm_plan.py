@@ -14,9 +14,10 @@ import pytest
 import torch
 import yaml
 
+from tts_engine.backends.cores import lower, small_blocks, threads
 from tts_engine.backends.factory import make_backend
 from tts_engine.backends.placement import GIB, Device
-from tts_engine.backends.vllm_engine import ENGINES, lower, remember_texts, small_blocks, threads
+from tts_engine.backends.vllm_engine import ENGINES, remember_texts
 from tts_engine.cli.run import main
 from tts_engine.errors import ConfigError
 

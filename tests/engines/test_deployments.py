@@ -18,10 +18,11 @@ from safetensors.torch import load_file, save_file
 
 from tts_engine import Engine, Problem
 from tts_engine.backends.base import Backend
+from tts_engine.backends.cores import MALLOC
 from tts_engine.backends.factory import embedded_path, make_backend
 from tts_engine.backends.placement import GIB
 from tts_engine.backends.vllm import VLLMBackend
-from tts_engine.backends.vllm_engine import ENGINES, MALLOC
+from tts_engine.backends.vllm_engine import ENGINES
 from tts_engine.errors import ConfigError, DataError, EndpointDown
 from tts_engine.problems import load_problems
 from tts_engine.types import Completion, Key, Message, Outcome, Prompt, Request, Role, Sampling

@@ -16,9 +16,9 @@ import pytest_asyncio
 
 from tts_engine import Engine
 from tts_engine.backends.base import Backend, CallCancelled
+from tts_engine.backends.cores import small_blocks
 from tts_engine.backends.factory import make_backend
 from tts_engine.backends.vllm import VLLMBackend
-from tts_engine.backends.vllm_engine import small_blocks
 from tts_engine.errors import BackendError, ContextExceeded, DataError
 from tts_engine.problems import load_problems
 from tts_engine.types import Finish, Key, Message, Prompt, Request, Role, Sampling

@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 
 from tts_engine.backends.base import CallCancelled, ModelInfo, counted
+from tts_engine.backends.cores import pick_dtype
 from tts_engine.backends.local_attention import PAGE
 from tts_engine.backends.local_calls import Call
 from tts_engine.backends.local_engine import Engine, Result
@@ -29,7 +30,6 @@ from tts_engine.backends.local_model import (
     fingerprint,
     load,
     pick_device,
-    pick_dtype,
     read_config,
 )
 from tts_engine.backends.local_slots import pages_for

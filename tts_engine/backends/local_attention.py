@@ -3,7 +3,7 @@
 The cache of all layers is one tensor `[2 * layers, pages, kv_heads, PAGE, head_dim]` (keys of layer l at 2l, values at
 2l + 1). A sequence owns pages; a step attends page by page and combines the pages' partial results by their log-sum-exp
 (the split-K form of flash decoding), so a token's result is the same bits whatever else is in the batch, as long as
-the matrix products underneath treat rows alike (true of oneDNN's bf16 kernels; see `local_model.pick_dtype`).
+the matrix products underneath treat rows alike (true of oneDNN's bf16 kernels; see `cores.pick_dtype`).
 """
 
 from __future__ import annotations

@@ -115,20 +115,6 @@ def pick_device(device: str) -> torch.device:
     return torch.device(device)
 
 
-def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """`auto`: bf16 where the hardware multiplies it, else fp32.
-
-    On a CPU with bf16 instructions it is both the faster one and the one whose results do not depend on the batch:
-    oneDNN's bf16 products give a row the same bits whatever the number of rows; MKL's fp32 ones do not below 4 rows.
-    """
-    if dtype != "auto":
-        return cast(torch.dtype, getattr(torch, dtype))
-    if device.type == "cpu":
-        abilities = torch.cpu.get_capabilities()
-        return torch.bfloat16 if abilities.get("avx512_bf16") or abilities.get("amx_bf16") else torch.float32
-    return torch.bfloat16
-
-
 _LOADING = threading.Lock()
 """transformers switches the default device and its progress bars for the whole process while it loads a model."""
 

@@ -12,7 +12,7 @@ from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
 from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_backend
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
-from tts_engine.backends.vllm_engine import SMALL_BLOCK
+from tts_engine.backends.cores import SMALL_BLOCK
 
 
 class SmallBlocks(CPUAttentionBackend):  # type: ignore[misc]  # vLLM is not there when types are checked

@@ -17,7 +17,17 @@ from weakref import WeakValueDictionary
 import torch
 
 from tts_engine.backends.base import ModelShape
-from tts_engine.backends.local_model import pick_dtype
+from tts_engine.backends.cores import (
+    MALLOC,
+    NICE,
+    SMALL_BLOCK,
+    divides,
+    lower,
+    pick_dtype,
+    small_blocks,
+    threads,
+    unset,
+)
 from tts_engine.backends.placement import (
     DEVICES,
     GIB,
@@ -36,15 +46,6 @@ WIDTH = {"bfloat16": 2, "float16": 2, "float32": 4}
 CPU_CACHE = 2
 """GiB of keys and values of an engine on a CPU, unless VLLM_CPU_KVCACHE_SPACE or one whole context asks for more."""
 IN_ENGINE = "tts_engine.backends.vllm_cpu.InEngine"
-SMALL_BLOCK = 16
-"""Tokens of the smallest block that vLLM's attention on a CPU takes."""
-SMALL = 10_000_000
-"""Parameters of a small model: several are faster on their share of a CPU's cores than on all, attention is cheap."""
-MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(GIB), "MALLOC_TRIM_THRESHOLD_": str(GIB)}
-"""For the C library of a CPU engine. By itself glibc returns at once whatever is larger than 32 MiB, such as the logits
-of 56 sequences, and the system clears new pages for them at every step."""
-NICE = 10
-"""As in `nice`. Measured with models that divide the cores only."""
 NUMBERS = itertools.count(1)
 
 
@@ -251,15 +252,6 @@ def remember_texts(tokenizer: Any) -> None:  # noqa: ANN401
     tokenizer.decode = remembered
 
 
-def lower(process: int, nice: int) -> None:
-    """Let a process of ours wait for others, by so much more than now: all threads that it has, and so those that they
-    start. Where the system does not allow it, all stays as it is."""
-    threads = Path(f"/proc/{process}/task")
-    for thread in [int(path.name) for path in threads.iterdir()] if threads.is_dir() else [process]:
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + nice)
-
-
 async def _end(engine: Any) -> None:  # noqa: ANN401
     """Shut an engine down. Its reader is stopped first, or it takes the end for a crash and logs one."""
     reader = getattr(engine, "output_handler", None)
@@ -305,13 +297,6 @@ def _on_cpu(shared: Shared) -> dict[str, Any]:
     return arguments
 
 
-def small_blocks(parameters: int) -> bool:
-    """Whether a model of so many parameters gets blocks of `SMALL_BLOCK` on this CPU (vllm_cpu.py). AMX needs tiles of
-    32 for attention, of which small models have little, so that they get them there too."""
-    abilities = torch.cpu.get_capabilities()
-    return abilities.get("architecture") == "x86_64" and (parameters <= SMALL or not abilities.get("amx_tile"))
-
-
 def _unbound(spec: Spec) -> bool:
     """Whether a CPU engine computes in its own process, on threads that the system places. vLLM itself has a process
     beside it, bound to cores: the two poll for each other's messages, and several engines get the same cores."""
@@ -327,28 +312,8 @@ def _variables(shared: Shared, engines: Sequence[Shared], *, cpu: bool) -> dict[
     """What vLLM reads from the environment when one of these engines starts."""
     if not cpu:
         return {"CUDA_VISIBLE_DEVICES": shared.spec.devices} if shared.spec.devices else {}
-    memory = _unset({"VLLM_CPU_KVCACHE_SPACE": str(_cpu_cache(shared.need(cpu=True))), **MALLOC})
+    memory = unset({"VLLM_CPU_KVCACHE_SPACE": str(_cpu_cache(shared.need(cpu=True))), **MALLOC})
     return memory | (threads([engine.shape.parameters for engine in engines]) if _unbound(shared.spec) else {})
-
-
-def divides(sizes: Sequence[int]) -> bool:
-    """Whether engines of models of so many parameters divide a CPU's cores."""
-    return len(sizes) > 1 and max(sizes) <= SMALL
-
-
-def threads(sizes: Sequence[int]) -> dict[str, str]:
-    """How engines of models of so many parameters share a CPU. Each has a thread for every core; among several, a
-    thread that waits sleeps at once instead of keeping a core from another engine, and where all are small they divide
-    the cores. What is set in the environment stays."""
-    cores = len(os.sched_getaffinity(0))
-    wanted = {"OMP_NUM_THREADS": str(max(cores // len(sizes), 1) if divides(sizes) else cores)}
-    wanted |= {"OMP_WAIT_POLICY": "passive"} if len(sizes) > 1 else {}
-    return _unset(wanted)
-
-
-def _unset(variables: Mapping[str, str]) -> dict[str, str]:
-    """Those that the environment does not say, or leaves empty."""
-    return {name: value for name, value in variables.items() if not os.environ.get(name)}
 
 
 def _cpu_cache(need: Need) -> int:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from tts_engine.backends.local_model import pick_dtype
+from tts_engine.backends.cores import pick_dtype
 from tts_engine.verifiers.training.quiet import quiet
 
 CONTEXT = 1024

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
-from tts_engine.backends.local_model import pick_dtype
+from tts_engine.backends.cores import pick_dtype
 from tts_engine.verifiers.training.encode import IGNORE, Document
 from tts_engine.verifiers.training.muon import Muon
 
