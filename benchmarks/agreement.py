@@ -28,6 +28,7 @@ import numpy as np
 from tts_engine import Engine, Problem
 from tts_engine.backends.factory import embedded_path
 from tts_engine.config import Config
+from tts_engine.errors import UsageError
 from tts_engine.problems import load_problems
 from tts_engine.report.points import Bootstrap
 from tts_engine.report.pools import Array
@@ -108,8 +109,11 @@ def main() -> None:
     problems = load_problems(options.dataset)[: options.limit]
     found: dict[str, Array] = {}
     for name in options.configs:
-        with configuration(name) as config:
-            found[name] = asyncio.run(accuracy(config, problems, options.work / f"{Path(name).stem}.sqlite"))
+        try:
+            with configuration(name) as config:
+                found[name] = asyncio.run(accuracy(config, problems, options.work / f"{Path(name).stem}.sqlite"))
+        except UsageError as error:
+            parser.error(f"{name}: {error}")
     bootstrap, first = Bootstrap.of(len(problems)), found[options.configs[0]]
     print(f"{len(problems)} problems; percent with 95 % intervals")
     for name, right in found.items():

@@ -15,7 +15,7 @@ def collected_rarely() -> Iterator[None]:
     """Let the collector run less often, and not over what is there on entering; on leaving all is as it was.
 
     A full pass goes through the modules of torch or vLLM and all that the searches under way hold, nearly all of which
-    is still needed; with small models that takes a good part of the time (docs/engines.md). Enter it when the models
+    is still needed; with small models that takes a good part of the time (docs/saturation.md). Enter it when the models
     are loaded. It changes the whole process, so only the programs of this package do it; a program of your own may.
     """
     before = gc.get_threshold()
