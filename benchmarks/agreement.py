@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 
 from tts_engine import Engine, Problem
-from tts_engine.backends.factory import embedded_path
+from tts_engine.backends.embedded import embedded_path
 from tts_engine.config import Config
 from tts_engine.errors import UsageError
 from tts_engine.problems import load_problems

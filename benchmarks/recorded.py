@@ -14,7 +14,7 @@ from typing import Any
 from rich.progress import MofNCompleteColumn, Progress, TaskID, TimeElapsedColumn
 
 from tts_engine import Engine, Outcome
-from tts_engine.backends.factory import embedded_path
+from tts_engine.backends.embedded import embedded_path
 from tts_engine.backends.local_model import fingerprint
 from tts_engine.journal import Journal
 from tts_engine.problems import load_problems

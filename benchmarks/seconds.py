@@ -15,7 +15,7 @@ import time
 
 import numpy as np
 
-from tts_engine.backends.factory import embedded_path
+from tts_engine.backends.embedded import embedded_path
 from tts_engine.backends.local import LocalBackend
 from tts_engine.compute.timing import TimedCall, beside, fit_seconds
 from tts_engine.types import Key, Message, Prompt, Request, Role, Sampling

@@ -1,4 +1,4 @@
-"""Beam search over steps, guided by the verifier (Snell et al., 2408.03314; CO-TTS, 2502.06703; FACTS.md D), and its
+"""Beam search over steps, guided by the verifier (Snell et al., 2408.03314; CO-TTS, 2502.06703), and its
 relative DVTS: diverse verifier tree search, which is many narrow beams side by side."""
 
 from __future__ import annotations

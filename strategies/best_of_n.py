@@ -14,7 +14,7 @@ async def best_of_n(search: Search, *, n: Count = 16, samples: Count = 8, select
         n: solutions.
         samples: verifier samples for each.
         select: `best` takes the highest score, `weighted` the answer with the most score in all (robust where the
-            verifier is weak; FACTS.md E), `majority` ignores the scores.
+            verifier is weak), `majority` ignores the scores.
     """
     pool: list[Judged] = []
     while len(pool) < n and (size := search.room(n - len(pool), samples, whole=True)):

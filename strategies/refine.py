@@ -25,7 +25,7 @@ async def refine(
 ) -> Outcome:
     """Draw `n` solutions; feed the first step judged bad and its critique back, and keep the better by the verifier.
 
-    A solution in which no step is bad is kept as it is (GenPRM, 2504.00891; FACTS.md A).
+    A solution in which no step is bad is kept as it is (GenPRM, arXiv 2504.00891).
 
     Args:
         n: solutions that are refined independently of each other.

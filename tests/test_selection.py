@@ -75,7 +75,7 @@ def test_unknown_selector_names_the_known_ones() -> None:
 
 
 def test_pessimism_matches_the_published_oracle() -> None:
-    """Means less alpha ln(N) / (n_a + 1), alpha 0.5, N 8 (FACTS.md E)."""
+    """Means less alpha ln(N) / (n_a + 1), alpha 0.5, N 8."""
     scores = {"A": (0.9, 0.8, 0.7), "B": (0.95,), "C": (0.5, 0.5, 0.5, 0.5)}
     pool = [judged(answer, value) for answer, values in scores.items() for value in values]
     expected = {"A": 0.5400698072900207, "B": 0.430139614580041, "C": 0.29205584583201644}

@@ -81,7 +81,7 @@ class Critique:
 
 
 def critique_of(verdict: Verdict | None, threshold: float = 0.5) -> Critique | None:
-    """The first step scored below `threshold`, with the analysis of the first sample that agrees (FACTS.md A).
+    """The first step scored below `threshold`, with the analysis of the first sample that agrees (arXiv 2504.00891).
 
     None where no step is bad or there is no verdict.
     """

@@ -87,7 +87,7 @@ class LanguagePolicy:
         return self._extended(node, key, completion, whole)
 
     async def refine(self, candidate: Candidate, step: str, critique: str, *, key: Key, calls: Calls) -> Candidate:
-        """The whole solution written anew after a critique (FACTS.md A); its usage is that of the rewriting."""
+        """The whole solution written anew after a critique (arXiv 2504.00891); its usage is that of the rewriting."""
         messages = form.refine_messages(candidate.problem.prompt, candidate.text, step, critique)
         prompt = Prompt(messages=messages, continuation=form.continuation(()))
         completion = await calls.complete(

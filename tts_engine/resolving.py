@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
 from tts_engine import allocation
-from tts_engine.backends.factory import EMBEDDED, checkpoint_params
+from tts_engine.backends.embedded import EMBEDDED
+from tts_engine.backends.factory import checkpoint_params
 from tts_engine.config import Config, PolicyConfig, StrategyConfig, VerifierConfig, resolve
 from tts_engine.errors import ConfigError
 from tts_engine.formats import genprm, prm

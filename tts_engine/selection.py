@@ -32,7 +32,7 @@ def select(
     Args:
         candidates: in program order; those without an answer do not vote.
         how: `majority`, `best` (highest verifier value), `weighted` (sum of values per answer; the default elsewhere),
-            `pessimistic` (mean value, less the fewer candidates gave the answer; FACTS.md E) or `oracle` (a right
+            `pessimistic` (mean value, less the fewer candidates gave the answer) or `oracle` (a right
             answer if there is one: for reports only).
         reference: the right answer, needed by `oracle` alone.
         counts: how much each candidate's vote counts; then, and only with `majority`, answers are weighed by them.

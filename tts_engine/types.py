@@ -154,7 +154,7 @@ class Prompt:
     `continuation` is kept in segments: a backend that tokenizes encodes each on its own, so that a turn which is
     generated in several calls keeps exactly the token boundaries it was generated (and trained) with.
     `generation_prompt` says whether the chat template's assistant tag stands before the continuation
-    (upstream GenPRM omits it, FACTS.md A).
+    (upstream GenPRM omits it).
     """
 
     messages: tuple[Message, ...]

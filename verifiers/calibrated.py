@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from tts_engine.backends.factory import EMBEDDED, embedded_path
+from tts_engine.backends.embedded import EMBEDDED, embedded_path
 from tts_engine.calibration import Calibration
 from tts_engine.calls import Calls
 from tts_engine.judging import Judge, Verifier, judge_candidate

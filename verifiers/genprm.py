@@ -1,4 +1,4 @@
-"""GenPRM: a process reward model that reasons, runs a Python check, then says Yes or No (arXiv 2504.00891; FACTS.md A).
+"""GenPRM: a process reward model that reasons, runs a Python check, then says Yes or No (arXiv 2504.00891).
 
 K samples are K independent chains over the solution: each chain's turn on a step is conditioned on its own earlier
 turns and has its own interpreter state. A chain stops at the first step it judges wrong, or when a judgement cannot be
@@ -72,7 +72,7 @@ class GenPRM:
 
     @property
     def cost_ratio(self) -> float:
-        return 4.5  # FACTS.md E: lambda is about 4 to 5
+        return 4.5  # GenPRM's on MATH is about 4 to 5
 
     def open(self, problem: Problem, key: Key) -> GenPRMJudge:
         return GenPRMJudge(self, problem, key)

@@ -1,4 +1,4 @@
-"""ThinkPRM: a long chain that verifies a prefix, then the probability of a yes (arXiv 2504.16828; FACTS.md C).
+"""ThinkPRM: a long chain that verifies a prefix, then the probability of a yes (arXiv 2504.16828).
 
 Parallel scaling: K chains, mean of their scores. Sequential scaling: `rounds` up to 4, each after the first begun with
 a phrase that makes it think again.

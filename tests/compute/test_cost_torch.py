@@ -9,7 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, DynamicCache
 
-from tts_engine.backends.factory import embedded_path
+from tts_engine.backends.embedded import embedded_path
 from tts_engine.backends.local import LocalBackend
 from tts_engine.compute.cost import call_flops
 

@@ -19,7 +19,8 @@ from safetensors.torch import load_file, save_file
 from tts_engine import Engine, Problem
 from tts_engine.backends.base import Backend
 from tts_engine.backends.cores import MALLOC
-from tts_engine.backends.factory import embedded_path, make_backend
+from tts_engine.backends.embedded import embedded_path
+from tts_engine.backends.factory import make_backend
 from tts_engine.backends.placement import GIB
 from tts_engine.backends.vllm import VLLMBackend
 from tts_engine.backends.vllm_engine import ENGINES

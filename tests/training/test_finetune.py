@@ -18,7 +18,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerControl, TrainerState, TrainingArguments
 
-from tts_engine.backends.factory import checkpoint_params, embedded_path
+from tts_engine.backends.embedded import embedded_path
+from tts_engine.backends.factory import checkpoint_params
 from tts_engine.cli.train import main
 from tts_engine.formats import genprm, prm
 from tts_engine.verifiers.training import model as checkpoints

@@ -12,7 +12,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from tts_engine.backends.factory import embedded_path
+from tts_engine.backends.embedded import embedded_path
 from tts_engine.backends.local_text import Encoder
 from tts_engine.formats import genprm, policy, prm
 from tts_engine.types import Message, Prompt
@@ -162,7 +162,7 @@ def test_a_template_that_changes_earlier_turns_gives_each_turn_its_own_document(
 def test_without_the_assistant_tag_each_turn_follows_the_question(
     embedded: PreTrainedTokenizerFast, golden: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Upstream's quirk (FACTS A): the open turn has no tag, the closed ones have."""
+    """A quirk of GenPRM's own data: the open turn has no tag, the closed ones have."""
     apart = encoded(embedded, golden["example"], tmp_path, generation_prompt=False)
     assert len(apart) == 2
     texts = [embedded.decode(sample.ids) for sample in apart]

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen2Config
 
-from tts_engine.backends.factory import embedded_path
+from tts_engine.backends.embedded import embedded_path
 from tts_engine.backends.shapes import shape_of
 from tts_engine.cli.train import main
 from tts_engine.compute.cost import call_flops
@@ -27,7 +27,7 @@ from tts_engine.verifiers.training.recipe import Recipe, parse_change, read_reci
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 QWEN = {"hidden_act": "silu", "tie_word_embeddings": False, "max_position_embeddings": 131072}
-SHAPES = {  # config.json of DeepSeek-R1-Distill-Qwen, of which GenPRM is made (FACTS B)
+SHAPES = {  # config.json of DeepSeek-R1-Distill-Qwen, of which GenPRM is made
     "1.5b": Qwen2Config(
         vocab_size=151936, hidden_size=1536, intermediate_size=8960, num_hidden_layers=28, num_attention_heads=12,
         num_key_value_heads=2, **QWEN,
@@ -216,7 +216,7 @@ def test_the_published_recipes_are_planned_from_a_config_alone(
     shown = capsys.readouterr().out
     assert f"parameters {'1.78G' if size == '1.5b' else '7.62G'}" in " ".join(shown.split())
     settled = read_recipe(recipe, {})
-    assert (settled.rate, settled.batch) == (2e-6, 64)  # FACTS B
+    assert (settled.rate, settled.batch) == (2e-6, 64)  # as published for GenPRM
     load = expected(settled)
     plan = make_plan(SHAPES[size], settled, load, devices=8, bf16=True)
     assert plan.step_rows * load.documents / load.rows == pytest.approx(64, rel=0.15)

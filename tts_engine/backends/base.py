@@ -12,7 +12,7 @@ from tts_engine.types import Completion, Prompt, Request, Usage
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelShape:
-    """The sizes that the cost model needs (FACTS.md E): L layers, width d, MLP width m, vocabulary V.
+    """The sizes that the cost model needs (`compute/cost.py`): L layers, width d, MLP width m, vocabulary V.
 
     `kv_width` is the width of keys (and of values): d, or less with grouped-query attention.
     `gated` says whether the MLP has three matrices (SwiGLU) rather than two.

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from tts_engine.backends.base import Backend
+from tts_engine.backends.embedded import EMBEDDED, embedded_path
 from tts_engine.errors import ConfigError, DataError
-
-EMBEDDED = "embedded:"
 
 
 def local(model: str, process: bool = False, **options: Any) -> Backend:  # noqa: ANN401  # the backend's arguments
@@ -108,13 +106,3 @@ def checkpoint_params(model: str, form: str, version: int) -> dict[str, Any]:
             " choose the verifier that fits it, or train it again with tts-train"
         )
     return dict(data.get("params", {}))
-
-
-def embedded_path(model: str) -> Path:
-    """Folder of the checkpoint `embedded:NAME` inside the package."""
-    assets = Path(str(files("tts_engine") / "assets"))
-    folder = assets / model.removeprefix(EMBEDDED)
-    if not (folder / "config.json").is_file():
-        known = ", ".join(f"{EMBEDDED}{path.parent.name}" for path in sorted(assets.glob("*/config.json")))
-        raise ConfigError(f"there is no embedded model {model!r}: use {known or 'tts-train embedded to make them'}")
-    return folder

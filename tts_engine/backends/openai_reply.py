@@ -186,7 +186,7 @@ def _alternatives(entry: Mapping[str, Any]) -> dict[str, float]:
 
 def _token(text: str, logprob: float, top: Mapping[str, float], sampling: Sampling) -> TokenLogprob:
     """A watched word that is not among the alternatives takes the smallest logprob among them, an upper bound of
-    its own (upstream GenPRM's rule, FACTS.md A)."""
+    its own (upstream GenPRM's rule)."""
     if not sampling.watch:
         return TokenLogprob(text=text, logprob=logprob, alternatives=dict(top))
     known = {text: logprob, **top}

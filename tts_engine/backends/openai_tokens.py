@@ -8,7 +8,7 @@ from threading import Lock
 from typing import Any
 
 from tts_engine.backends.base import ModelShape
-from tts_engine.backends.factory import EMBEDDED, embedded_path
+from tts_engine.backends.embedded import EMBEDDED, embedded_path
 from tts_engine.backends.local_text import Encoder
 from tts_engine.backends.shapes import count_parameters, shape_of
 from tts_engine.errors import DataError, first_line

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.resources import as_file
 from pathlib import Path
 
-from tts_engine.backends.factory import EMBEDDED, embedded_path
+from tts_engine.backends.embedded import EMBEDDED, embedded_path
 from tts_engine.errors import DataError
 from tts_engine.formats.answers import extract_answer
 from tts_engine.problems import builtin_sets

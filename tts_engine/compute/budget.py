@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 
-from tts_engine.compute.cost import PICO
 from tts_engine.errors import ConfigError
 from tts_engine.types import Usage
 
+PICO = 10**12
+"""Money is counted in whole picodollars, so that sums and refunds are exact."""
 EXAMPLE = "tokens=20k,flops=1e12,seconds=30,dollars=0.5"
 SUFFIXES = {"k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9, "t": 1e12, "p": 1e15}
 TIME_SUFFIXES = {"s": 1.0, "m": 60.0, "h": 3600.0}

@@ -11,8 +11,8 @@ cached, and `o` generated tokens:
     prompt     w (i - c) + 4 L d [i (i + 1) / 2 - c (c + 1) / 2]     token p sees p keys; cached tokens are not queries
     completion w o + 4 L d [i o + (o - 1) o / 2] + 2 d V o           token t sees the prompt and t - 1 generated tokens
 
-With k = d and an MLP of two matrices, w = L (8 d^2 + 4 d m), and for c = 0 this is the published formula (FACTS.md E)
-term by term. A cached prompt token costs no prefill, but every later token still pays for attending to it.
+With k = d and an MLP of two matrices, w = L (8 d^2 + 4 d m), and for c = 0 this is the usual count of a dense
+transformer, term by term. A cached prompt token costs no prefill, but every later token still pays for attending to it.
 Grouped-query attention shrinks the key and value projections only: the query heads together stay d wide.
 """
 
@@ -20,17 +20,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from tts_engine.backends.base import ModelShape
+from tts_engine.compute.budget import PICO, Amount
 from tts_engine.errors import ConfigError
 from tts_engine.types import Usage, altered
-
-if TYPE_CHECKING:
-    from tts_engine.compute.budget import Amount
-
-PICO = 10**12
-"""Money is counted in whole picodollars, so that sums and refunds are exact."""
 
 
 def call_flops(shape: ModelShape, prompt: int, completion: int, cached: int = 0) -> float:

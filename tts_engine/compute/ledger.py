@@ -17,8 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-from tts_engine.compute.budget import Amount, Budget, whole
-from tts_engine.compute.cost import PICO
+from tts_engine.compute.budget import PICO, Amount, Budget, whole
 from tts_engine.errors import BudgetExhausted, TTSError
 from tts_engine.types import Role, Usage
 

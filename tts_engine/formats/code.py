@@ -1,4 +1,4 @@
-"""Python checks inside a verification: finding the code in a turn, and the feedback that is put after it (FACTS.md A).
+"""Python checks inside a verification: finding the code in a turn, and the feedback put after it (as in GenPRM).
 
 The strings are upstream's to the letter, because released checkpoints were trained on them.
 """

@@ -1,4 +1,4 @@
-"""The GenPRM protocol, to the letter (arXiv 2504.00891; FACTS.md A): rendering, stages, parsing, reward.
+"""The GenPRM protocol, to the letter (arXiv 2504.00891): rendering, stages, parsing, reward.
 
 Each solution step ("paragraph") is one user turn; each verification is one assistant turn that stays in the history:
 
@@ -151,7 +151,7 @@ def parse_turn(turn: str) -> tuple[Segment, ...]:
 
 
 def analysis_of(turn: str) -> str:
-    """What the turn says of the step: inside `<analyze>`, after the first colon (the critique of FACTS.md A)."""
+    """What the turn says of the step: inside `<analyze>`, after the first colon (what refinement reads)."""
     match = _ANALYSIS.search(turn)
     if not match:
         return ""

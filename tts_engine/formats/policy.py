@@ -1,6 +1,6 @@
 """How a policy is asked and how its solutions are cut into steps.
 
-Solutions are written with step forcing (FACTS.md A): every step begins with `Step {i}: `, the first one forced, and a
+Solutions are written with step forcing (as in GenPRM): every step begins with `Step {i}: `, the first one forced, and a
 solution is split on `\\nStep `. The same headings are used in training, in whole solutions and in step-wise search.
 """
 
@@ -53,7 +53,7 @@ def continuation(steps: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def refine_messages(problem: str, solution: str, step: str, critique: str) -> tuple[Message, ...]:
-    """The conversation that asks for a better solution after a critique of one step (FACTS.md A)."""
+    """The conversation that asks for a better solution after a critique of one step, as in GenPRM."""
     return (
         *solve_messages(problem),
         Message(role="assistant", content=solution),

@@ -1,4 +1,4 @@
-"""The ThinkPRM protocol (arXiv 2504.16828; FACTS.md C): one long verification of a solution prefix, then a question.
+"""The ThinkPRM protocol (arXiv 2504.16828): one long verification of a solution prefix, then a question.
 
 The checkpoints answer the question with a capital (`Is the solution correct? Yes`); the paper writes it small. Both are
 read.

@@ -14,6 +14,8 @@ from tts_engine.report.words import duration, percent, short
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 WIDTH = 60
+CURVES = ("loss", "held_out_loss", "rate", "gradient")
+"""What the picture shows of the log."""
 
 
 def curve(values: Sequence[float], width: int = WIDTH) -> str:
@@ -78,7 +80,7 @@ def write_report(folder: Path) -> str:
         from tts_engine.report.trainplot import draw
     except ModuleNotFoundError:
         return text
-    draw(log, folder / "curves.png")
+    draw({name: series(log, name) for name in CURVES}, folder / "curves.png")
     return text
 
 

@@ -1,7 +1,7 @@
 """The first two stages: the problems, and the solutions that a policy writes to them.
 
 Step forcing (the first heading is given, steps are split at `\\nStep `), dropping rules and balance as published
-(FACTS.md B): cut-off and one-step outputs are invalid; a problem without a right or without a wrong path is dropped.
+(2504.00891): cut-off and one-step outputs are invalid; a problem without a right or without a wrong path is dropped.
 """
 
 from __future__ import annotations

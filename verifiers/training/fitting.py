@@ -15,7 +15,7 @@ import torch
 from pydantic import Field
 from transformers import PreTrainedTokenizerFast
 
-from tts_engine.backends.factory import embedded_path
+from tts_engine.backends.embedded import embedded_path
 from tts_engine.errors import DataError
 from tts_engine.formats import genprm, prm
 from tts_engine.types import Key, Message

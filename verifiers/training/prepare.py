@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from tts_engine.backends.cores import pick_dtype
-from tts_engine.backends.factory import EMBEDDED, embedded_path
+from tts_engine.backends.embedded import EMBEDDED, embedded_path
 from tts_engine.backends.local import resolve
 from tts_engine.backends.local_model import fingerprint, pick_device
 from tts_engine.errors import ConfigError, DataError, UsageError
