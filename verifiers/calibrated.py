@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from tts_engine.backends.embedded import EMBEDDED, embedded_path
+from tts_engine.backends.embedded import folder_of
 from tts_engine.calibration import Calibration
 from tts_engine.calls import Calls
 from tts_engine.judging import Judge, Verifier, judge_candidate
@@ -100,4 +100,4 @@ class CalibratedJudge:
 def _path(calibration: str, model: str | None) -> Path:
     if calibration != CHECKPOINT or model is None:
         return Path(calibration)
-    return embedded_path(model) if model.startswith(EMBEDDED) else Path(model)
+    return folder_of(model)

@@ -10,6 +10,15 @@ from tts_engine.errors import ConfigError
 EMBEDDED = "embedded:"
 
 
+def folder_of(model: str) -> Path:
+    """Folder of a checkpoint: of `embedded:NAME` inside the package, else the folder that `model` is.
+
+    Raises:
+        ConfigError: there is no such embedded checkpoint.
+    """
+    return embedded_path(model) if model.startswith(EMBEDDED) else Path(model)
+
+
 def embedded_path(model: str) -> Path:
     """Folder of the checkpoint `embedded:NAME` inside the package."""
     assets = Path(str(files("tts_engine") / "assets"))

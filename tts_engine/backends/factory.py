@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from tts_engine.backends.base import Backend
-from tts_engine.backends.embedded import EMBEDDED, embedded_path
+from tts_engine.backends.embedded import EMBEDDED, embedded_path, folder_of
 from tts_engine.errors import ConfigError, DataError
 
 
@@ -95,8 +95,7 @@ def checkpoint_params(model: str, form: str, version: int) -> dict[str, Any]:
     Raises:
         DataError: the checkpoint was trained on another format or version.
     """
-    folder = embedded_path(model) if model.startswith(EMBEDDED) else Path(model)
-    card = folder / "tts_format.json"
+    card = folder_of(model) / "tts_format.json"
     if not card.is_file():
         return {}
     data = json.loads(card.read_text(encoding="utf-8"))

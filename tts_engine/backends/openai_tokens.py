@@ -8,7 +8,7 @@ from threading import Lock
 from typing import Any
 
 from tts_engine.backends.base import ModelShape
-from tts_engine.backends.embedded import EMBEDDED, embedded_path
+from tts_engine.backends.embedded import folder_of
 from tts_engine.backends.local_text import Encoder
 from tts_engine.backends.shapes import count_parameters, shape_of
 from tts_engine.errors import DataError, first_line
@@ -33,7 +33,7 @@ class Tokens:
     """
 
     def __init__(self, name: str) -> None:
-        folder = embedded_path(name) if name.startswith(EMBEDDED) else Path(name)
+        folder = folder_of(name)
         with LOADING:
             self._tokenizer, self.shape = _load(folder, name)
         self._encoder = Encoder(self._tokenizer)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from importlib.resources import as_file
-from pathlib import Path
 
-from tts_engine.backends.embedded import EMBEDDED, embedded_path
+from tts_engine.backends.embedded import folder_of
 from tts_engine.errors import DataError
 from tts_engine.formats.answers import extract_answer
 from tts_engine.problems import builtin_sets
@@ -29,7 +28,7 @@ def sample_labelled(policy: str, problems: str, n: int, *, per_problem: int, see
     stories = sorted(_stories(problems), key=lambda story: Key(seed, ("order", story.id)).int())
     from tts_engine.verifiers.training.rollouts import sample_solutions
 
-    checkpoint = embedded_path(policy) if policy.startswith(EMBEDDED) else Path(policy)
+    checkpoint = folder_of(policy)
     quota = {True: n - n // 2, False: n // 2}
     found: dict[bool, list[Labelled]] = {True: [], False: []}
     spare: list[Labelled] = []

@@ -8,14 +8,13 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
 from transformers import PreTrainedTokenizerFast
 
-from tts_engine.backends.embedded import embedded_path
+from tts_engine.backends.embedded import folder_of
 from tts_engine.errors import DataError
 from tts_engine.formats import genprm, prm
 from tts_engine.types import Key, Message
@@ -112,7 +111,7 @@ def own_tokenizer(name: str = TOKENIZER) -> PreTrainedTokenizerFast:
     Raises:
         DataError: there is none, or not one of that kind.
     """
-    return vocabulary.load(embedded_path(name) if name.startswith("embedded:") else Path(name))
+    return vocabulary.load(folder_of(name))
 
 
 def portion(records: Sequence[Record], share: float, seed: int) -> list[Record]:
