@@ -115,7 +115,7 @@ async def test_a_shared_beginning_is_computed_once(served: tuple[Backend, Backen
     shape = there.info.shape
     assert shape is not None
     assert there.block_size == (16 if small_blocks(shape.parameters) else 32)
-    assert second.usage.cached == (first.usage.prompt - 1) // there.block_size * there.block_size
+    assert second.usage.cached == first.usage.prompt - 1  # the end of the last block too
 
 
 async def test_siblings_that_start_at_once_share_their_prompt(served: tuple[Backend, Backend]) -> None:
@@ -124,8 +124,46 @@ async def test_siblings_that_start_at_once_share_their_prompt(served: tuple[Back
     await there.forget()
     text = " ".join(problems(8))
     siblings = await asyncio.gather(*(there.complete(ask(text, seed, max_tokens=4)) for seed in range(16)))
-    whole = (siblings[0].usage.prompt - 1) // there.block_size * there.block_size
-    assert sorted(sibling.usage.cached for sibling in siblings) == [0] + [whole] * 15
+    assert sorted(sibling.usage.cached for sibling in siblings) == [0] + [siblings[0].usage.prompt - 1] * 15
+
+
+async def test_texts_that_part_inside_a_block_share_its_beginning(served: tuple[Backend, Backend]) -> None:
+    there, _ = served
+    assert isinstance(there, VLLMBackend)
+    await there.forget()
+    texts = ["How many apples are there?", "How many apples were there?"]
+    await there.complete(ask(texts[0], max_tokens=1))
+    said = await there.complete(ask(texts[1], max_tokens=1))
+    one, other = (there.tokens(ask(text).prompt) for text in texts)
+    assert said.usage.cached == next(i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+
+
+async def test_the_next_step_is_asked_for_where_the_last_one_stopped(served: tuple[Backend, Backend]) -> None:
+    there, _ = served
+    for problem in problems(6):
+        first = ask(problem, temperature=0.0, stop=("\nStep ",))
+        first = replace(first, prompt=first.prompt.then("Step 1: "))
+        said = await there.complete(first)
+        second = replace(first, prompt=first.prompt.then(said.text).then("\nStep 2: "))
+        usage = (await there.complete(second)).usage
+        assert usage.cached == usage.prompt - 1  # what was generated too; the last token of a prompt is always computed
+
+
+@pytest.mark.parametrize("caching", [True, False])
+async def test_few_blocks_that_are_used_again_and_again(served: tuple[Backend, Backend], caching: bool) -> None:
+    """64 blocks hold some seven of these texts at once: what is found in a block must be what it holds by then."""
+    _, here = served
+    few = {"num_gpu_blocks_override": 65, "enable_prefix_caching": caching}
+    requests = [ask(text, temperature=0.0) for text in problems(24) for _ in range(3)]
+    theirs = await asyncio.gather(*map(here.complete, requests))
+    async with make_backend("vllm", "embedded:policy", OPTIONS | {"engine": few}) as there:
+        ours = await asyncio.gather(*map(there.complete, requests))
+        again = await asyncio.gather(*map(there.complete, requests))
+    assert sum(a.text == b.text for a, b in zip(ours, theirs, strict=True)) >= 60
+    assert sum(a.text == b.text for a, b in zip(again, theirs, strict=True)) >= 60
+    found = [completion.usage.cached for completion in ours]
+    assert (sum(count % 16 > 0 for count in found) > 24) is caching
+    assert any(found) is caching
 
 
 async def test_an_engine_that_proposes_leaves_the_cpu_to_others(served: tuple[Backend, Backend]) -> None:

@@ -156,7 +156,7 @@ class VLLMBackend:
 
     async def forget(self) -> None:
         """Empty the engine's prefix cache."""
-        await self._engine.reset_prefix_cache()
+        await self._engine.reset_prefix_cache(reset_connector=True)
 
     def counters(self) -> dict[str, float]:
         """What this backend did so far: tokens by kind, calls, and how often engines took turns."""
@@ -211,7 +211,7 @@ class VLLMBackend:
         """What an aborted request had computed."""
         try:
             output = await work
-        except (BackendError, asyncio.CancelledError):
+        except (BackendError, EndpointDown, asyncio.CancelledError):
             return Usage(calls=1)
         generated = len(output.outputs[0].token_ids) if output.outputs else 0
         if not generated:  # it may never have been scheduled

@@ -46,6 +46,7 @@ WIDTH = {"bfloat16": 2, "float16": 2, "float32": 4}
 CPU_CACHE = 2
 """GiB of keys and values of an engine on a CPU, unless VLLM_CPU_KVCACHE_SPACE or one whole context asks for more."""
 IN_ENGINE = "tts_engine.backends.vllm_cpu.InEngine"
+TAILS = {"kv_connector": "TailConnector", "kv_connector_module_path": "tts_engine.backends.vllm_tails"}
 NUMBERS = itertools.count(1)
 
 
@@ -291,7 +292,10 @@ def _on_cpu(shared: Shared) -> dict[str, Any]:
         "max_num_batched_tokens": max(shared.spec.context, 4096),
     }
     if _unbound(shared.spec):
+        from vllm.config import KVTransferConfig
+
         arguments["distributed_executor_backend"] = IN_ENGINE
+        arguments["kv_transfer_config"] = KVTransferConfig(kv_role="kv_producer", **TAILS)
         if small_blocks(shared.shape.parameters):
             arguments["block_size"] = SMALL_BLOCK
     return arguments
