@@ -63,7 +63,7 @@ Span = tuple[float, float]
 
 def configuration(options: argparse.Namespace) -> Config:
     """Two models on this machine, in two engines unless one is an adapter on the other."""
-    backend: dict[str, Any] = {"slots": options.slots}
+    backend: dict[str, Any] = {"slots": options.slots, "tails": not options.whole_blocks}
     backend |= {"engine": {"block_size": options.block_size}} if options.block_size else {}
     backend |= {key: value for key in ("context", "dtype", "nice") if (value := getattr(options, key)) is not None}
     policy = {"backend": "vllm", "options": backend} | ({"model": options.policy} if options.policy else {})
@@ -336,6 +336,7 @@ def main() -> None:
     parser.add_argument("--at-once", type=int, default=32, help="problems at once in the search")
     parser.add_argument("--warm-up", type=int, default=4, help="problems that are solved before, uncounted")
     parser.add_argument("--block-size", type=int, help="of the prefix cache, in tokens")
+    parser.add_argument("--whole-blocks", action="store_true", help="the prefix cache finds whole blocks only")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--usual-gc", action="store_true", help="leave Python's garbage collector as it is")
     parser.add_argument("--course", action="store_true", help="a raw run with as many calls in flight as then")

@@ -53,6 +53,7 @@ class VLLMBackend:
         trust_remote_code: run Python code that comes with the model.
         nice: on a CPU that several engines share, how far this one stands behind the others once it proposes steps, so
             that judging goes first (0 to 19, as in `nice`; by default 10 where they divide the cores, else 0).
+        tails: on a CPU, find the ends of prompts inside the blocks of the prefix cache too (vllm_tails.py).
         engine: further arguments of vLLM's AsyncEngineArgs (`tensor_parallel_size`, `quantization`, ...).
 
     Raises:
@@ -73,6 +74,7 @@ class VLLMBackend:
         devices: str = "",
         trust_remote_code: bool = False,
         nice: int | None = None,
+        tails: bool = True,
         engine: Mapping[str, Any] | None = None,
     ) -> None:
         if slots < 1 or (context is not None and context < 2) or (memory is not None and not 0 < memory <= 1):
@@ -100,6 +102,7 @@ class VLLMBackend:
             devices=devices,
             args=json.dumps(dict(engine or {}), sort_keys=True),
             nice=nice,
+            tails=tails,
         )
         self._shared = ENGINES.get(spec, shape_of(config, count_parameters(folder)))
         self._number = self._shared.adapter(self._adapter_folder) if self._adapter_folder else 0

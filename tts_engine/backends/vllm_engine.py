@@ -46,7 +46,6 @@ WIDTH = {"bfloat16": 2, "float16": 2, "float32": 4}
 CPU_CACHE = 2
 """GiB of keys and values of an engine on a CPU, unless VLLM_CPU_KVCACHE_SPACE or one whole context asks for more."""
 IN_ENGINE = "tts_engine.backends.vllm_cpu.InEngine"
-TAILS = {"kv_connector": "TailConnector", "kv_connector_module_path": "tts_engine.backends.vllm_tails"}
 NUMBERS = itertools.count(1)
 
 
@@ -61,6 +60,7 @@ class Spec:
         devices: as in CUDA_VISIBLE_DEVICES; empty for all.
         nice: how far this engine stands behind others on a CPU once it proposes (`Engines.step_back`); None: `NICE`
             where all are small.
+        tails: whether the ends of prompts are looked for inside blocks, on a CPU.
     """
 
     folder: Path
@@ -73,6 +73,7 @@ class Spec:
     devices: str
     args: str
     nice: int | None
+    tails: bool
 
     @property
     def further(self) -> dict[str, Any]:
@@ -292,13 +293,20 @@ def _on_cpu(shared: Shared) -> dict[str, Any]:
         "max_num_batched_tokens": max(shared.spec.context, 4096),
     }
     if _unbound(shared.spec):
-        from vllm.config import KVTransferConfig
-
         arguments["distributed_executor_backend"] = IN_ENGINE
-        arguments["kv_transfer_config"] = KVTransferConfig(kv_role="kv_producer", **TAILS)
+        if shared.spec.tails:
+            arguments["kv_transfer_config"] = _connector()
         if small_blocks(shared.shape.parameters):
             arguments["block_size"] = SMALL_BLOCK
     return arguments
+
+
+def _connector() -> Any:  # noqa: ANN401
+    from vllm.config import KVTransferConfig
+
+    return KVTransferConfig(
+        kv_connector="TailConnector", kv_connector_module_path="tts_engine.backends.vllm_tails", kv_role="kv_producer"
+    )
 
 
 def _unbound(spec: Spec) -> bool:

@@ -80,15 +80,18 @@ class TailConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         return count, False
 
     def update_state_after_alloc(self, request: Any, blocks: Any, num_external_tokens: int) -> None:  # noqa: ANN401
-        """The request got its blocks: from the index on that was asked for they are new."""
-        if request.request_id not in self._asked:
+        """The request got its blocks: from the index on that was asked for they are new, all where nothing was."""
+        if not self._usable:
             return
-        first, source = self._asked.pop(request.request_id)
+        asked = self._asked.pop(request.request_id, None)
         numbers = blocks.get_block_ids()[0]
+        for number in numbers[asked[0] if asked else 0 :]:
+            self._tails.drop(number)
+        if asked is None:
+            return
+        first, source = asked
         if num_external_tokens:
             self._pairs.append((source, numbers[first]))
-        for number in numbers[first:]:
-            self._tails.drop(number)
         self._add(self._soon, request, numbers, first, request.num_tokens)
         missing = request.num_tokens - first * self._size - num_external_tokens
         self._starts.append(Start(request, missing, numbers, first))
@@ -97,8 +100,9 @@ class TailConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         """What this step copies. What it computes is there for the next one."""
         running = scheduler_output.scheduled_cached_reqs
         for name, groups in zip(running.req_ids, running.new_block_ids, strict=True):
-            for number in groups[0] if groups and name not in running.resumed_req_ids else ():
-                self._tails.drop(number)
+            if groups and name not in running.resumed_req_ids:  # those that resume asked for their blocks, as new ones
+                for number in groups[0]:
+                    self._tails.drop(number)
         for start in self._starts:
             request = start.request
             if scheduler_output.num_scheduled_tokens[request.request_id] >= start.missing:  # all of its prompt
