@@ -38,6 +38,11 @@ def test_the_oldest_blocks_are_forgotten() -> None:
     assert len(tails) == tails.find("a", [1])[1] == 0
 
 
+def alike(one: list[int], other: list[int]) -> int:
+    """First tokens in common."""
+    return max(n for n in range(min(len(one), len(other)) + 1) if one[:n] == other[:n])
+
+
 def test_random_blocks_against_all_of_them() -> None:
     chance = random.Random(0)
     tails, held = Tails(most=40), dict[int, tuple[int, list[int]]]()
@@ -56,9 +61,7 @@ def test_random_blocks_against_all_of_them() -> None:
             tails.drop(block)
         wanted = text()
         found, count = tails.find(parent, wanted)
-        common = {
-            b: max(n for n in range(7) if tokens[:n] == wanted[:n]) for b, (p, tokens) in held.items() if p == parent
-        }
+        common = {b: alike(tokens, wanted) for b, (p, tokens) in held.items() if p == parent}
         assert count == max(common.values(), default=0)
         assert not count or common[found] == count
         longest = max(longest, count)

@@ -11,7 +11,7 @@ import asyncio
 import pickle
 import struct
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from tts_engine.types import Completion, Finish, Key, Message, Prompt, Request, Role, Sampling, TokenLogprob, Usage
 
@@ -29,8 +29,7 @@ class Channel(asyncio.Protocol):
         self._outbox: list[Any] = []
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's are none of asyncio's
 
     def connection_lost(self, error: Exception | None) -> None:
         self._lost()

@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from tts_engine.errors import SandboxError
 from tts_engine.sandbox import worker
@@ -86,8 +86,7 @@ class Channel(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the event loop."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's are none of asyncio's
 
     def data_received(self, data: bytes) -> None:
         """Called by the event loop. What comes is hostile: sizes are checked, and what nobody waits for is dropped."""
