@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorBase_V1, KVConnectorMetadata, SupportsHMA
 from vllm.v1.kv_cache_interface import FullAttentionSpec
-from vllm.v1.worker.utils import copy_kv_cache_blocks_inplace
 
 from tts_engine.backends.tails import Tails
 
@@ -141,14 +140,19 @@ class TailConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
     # In the worker
 
     def register_kv_caches(self, kv_caches: dict[str, torch.Tensor]) -> None:
-        """Those of all layers."""
-        self._caches = list(kv_caches.values())
+        """Those of all layers, each once and with a block in each row."""
+        once = {cache.data_ptr(): cache for cache in kv_caches.values()}
+        self._caches = [cache.unflatten(0, (self._kv_cache_config.num_blocks, -1)) for cache in once.values()]
 
     def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:  # noqa: ANN401
-        """Copy, before the step computes."""
+        """Copy, before the step computes. All are read before any is written: one may be both. (vLLM's own function
+        for this goes byte by byte on a CPU.)"""
         pairs = self._get_connector_metadata().pairs
-        if pairs:
-            copy_kv_cache_blocks_inplace(self._caches, self._kv_cache_config.num_blocks, pairs)
+        if not pairs:
+            return
+        sources, targets = torch.tensor(pairs, device=self._caches[0].device).unbind(1)
+        for cache in self._caches:
+            cache.index_copy_(0, targets, cache.index_select(0, sources))
 
     def wait_for_layer_load(self, layer_name: str) -> None:
         """All is copied."""
