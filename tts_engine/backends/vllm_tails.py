@@ -142,7 +142,7 @@ class TailConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
     def register_kv_caches(self, kv_caches: dict[str, torch.Tensor]) -> None:
         """Those of all layers, each once and with a block in each row."""
         once = {cache.data_ptr(): cache for cache in kv_caches.values()}
-        self._caches = [cache.unflatten(0, (self._kv_cache_config.num_blocks, -1)) for cache in once.values()]
+        self._caches = [torch.unflatten(cache, 0, (self._kv_cache_config.num_blocks, -1)) for cache in once.values()]
 
     def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:  # noqa: ANN401
         """Copy, before the step computes. All are read before any is written: one may be both. (vLLM's own function
