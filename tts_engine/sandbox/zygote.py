@@ -47,11 +47,12 @@ class Channel(asyncio.Protocol):
     def __init__(self, limit: int) -> None:
         """Hang up on a process that sends a frame of more than `limit` bytes."""
         self._limit = limit
-        self._waiting: deque[asyncio.Future[tuple[bytes, str]]] = deque()
         self._received = bytearray()
         self._unsent: list[bytes] = []
         self._transport: asyncio.Transport | None = None
         self._loop = asyncio.get_running_loop()
+        self._reported: asyncio.Future[tuple[bytes, str]] = self._loop.create_future()
+        self._waiting = deque([self._reported])
 
     async def ask(self, text: str, seconds: float) -> tuple[bytes, str]:
         """The answer to a request: kind and text; requests of one turn of the event loop leave together.
@@ -63,14 +64,17 @@ class Channel(asyncio.Protocol):
         if not self._unsent:
             self._loop.call_soon(self._flush)
         self._unsent.append(worker.frame(worker.RUN, text))
-        return await self.receive(seconds)
-
-    async def receive(self, seconds: float) -> tuple[bytes, str]:
-        """The next answer that nobody waits for yet; raises as `ask`."""
         if self._transport is None:
             raise Lost
         answer: asyncio.Future[tuple[bytes, str]] = self._loop.create_future()
         self._waiting.append(answer)
+        return await self._come(answer, seconds)
+
+    async def report(self, seconds: float) -> tuple[bytes, str]:
+        """What the process says first and unasked, perhaps before anyone listens; raises as `ask`."""
+        return await self._come(self._reported, seconds)
+
+    async def _come(self, answer: asyncio.Future[tuple[bytes, str]], seconds: float) -> tuple[bytes, str]:
         try:
             await asyncio.wait([answer], timeout=seconds)
             if not answer.done():
@@ -214,7 +218,7 @@ class Zygote:
         child = Fork(pid, channel)
         self._forks.add(child)
         try:
-            kind, phrases = await channel.receive(START_SECONDS)
+            kind, phrases = await channel.report(START_SECONDS)
         except BaseException:
             self.discard(child)
             raise
