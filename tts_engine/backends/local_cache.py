@@ -96,7 +96,7 @@ class PrefixIndex:
         shared = depth * BLOCK
         slot, length = -1, 0
         for holder in islice(reversed(self._holders[hashes[depth - 1]]), LOOK):
-            common = shared + _common(tokens, self.sequences[holder], shared)
+            common = shared + alike(tokens, self.sequences[holder], shared, shared + BLOCK)
             if common > length:
                 slot, length = holder, common
             if length == len(tokens):
@@ -104,7 +104,7 @@ class PrefixIndex:
         return (slot, length) if self.sequences[slot][:shared] == tokens[:shared] else (-1, 0)
 
 
-def _common(a: Sequence[int], b: Sequence[int], start: int) -> int:
-    """Number of equal tokens from `start` on."""
-    end = min(len(a), len(b), start + BLOCK)
+def alike(a: Sequence[int], b: Sequence[int], start: int, end: int) -> int:
+    """Number of equal tokens from `start` on, before `end`."""
+    end = min(len(a), len(b), end)
     return next((i - start for i in range(start, end) if a[i] != b[i]), end - start)

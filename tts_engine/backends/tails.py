@@ -5,6 +5,8 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Hashable, Sequence
 
+from tts_engine.backends.local_cache import alike
+
 MOST = 8192
 """Blocks that are remembered, the latest ones."""
 Block = int
@@ -34,8 +36,9 @@ class Tails:
         self.drop(block)
         if len(self._known) >= self._most:
             self.drop(next(iter(self._known)))
-        self._known[block] = parent, tuple(tokens)
-        insort(self._after.setdefault(parent, []), (tuple(tokens), block))
+        held = tuple(tokens)
+        self._known[block] = parent, held
+        insort(self._after.setdefault(parent, []), (held, block))
 
     def drop(self, block: Block) -> None:
         """What a block held is no more, if it is known."""
@@ -54,7 +57,7 @@ class Tails:
         at = bisect_left(siblings, (wanted,))
         best, most = 0, 0
         for held, block in siblings[max(at - 1, 0) : at + 1]:
-            common = _common(held, wanted)
+            common = alike(held, wanted, 0, len(wanted))
             if common > most:
                 best, most = block, common
         return best, most
@@ -63,12 +66,3 @@ class Tails:
         """Forget all."""
         self._known.clear()
         self._after.clear()
-
-
-def _common(one: Tokens, other: Tokens) -> int:
-    count = 0
-    for a, b in zip(one, other, strict=False):
-        if a != b:
-            break
-        count += 1
-    return count

@@ -8,7 +8,7 @@ such a block copied to the one that the request got. Written against vLLM 0.32, 
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,9 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorBase_V1
 from vllm.v1.kv_cache_interface import FullAttentionSpec
 
 from tts_engine.backends.tails import Tails
+
+Held = tuple[int, Hashable, list[int]]
+"""A block, what is before it, and its tokens."""
 
 
 @dataclass(slots=True)
@@ -28,16 +31,16 @@ class Copies(KVConnectorMetadata):  # type: ignore[misc]  # vLLM is not there wh
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """A request that is scheduled in this step, with blocks that are new from index `first` on.
+    """A request that starts in this step.
 
     Attributes:
         missing: tokens that it has to compute until it generates.
+        held: what its new blocks will hold then.
     """
 
-    request: Any
+    name: str
     missing: int
-    blocks: list[int]
-    first: int
+    held: list[Held]
 
 
 class TailConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
@@ -91,9 +94,11 @@ class TailConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         first, source = asked
         if num_external_tokens:
             self._pairs.append((source, numbers[first]))
-        self._add(self._soon, request, numbers, first, request.num_tokens)
+        held = list(self._held(request, numbers, first, request.num_tokens))
+        for one in held:
+            self._soon.add(*one)
         missing = request.num_tokens - first * self._size - num_external_tokens
-        self._starts.append(Start(request, missing, numbers, first))
+        self._starts.append(Start(request.request_id, missing, held))
 
     def build_connector_meta(self, scheduler_output: Any) -> Copies:  # noqa: ANN401
         """What this step copies. What it computes is there for the next one."""
@@ -103,9 +108,9 @@ class TailConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
                 for number in groups[0]:
                     self._tails.drop(number)
         for start in self._starts:
-            request = start.request
-            if scheduler_output.num_scheduled_tokens[request.request_id] >= start.missing:  # all of its prompt
-                self._add(self._tails, request, start.blocks, start.first, request.num_tokens)
+            if scheduler_output.num_scheduled_tokens[start.name] >= start.missing:  # all of its prompt
+                for one in start.held:
+                    self._tails.add(*one)
         self._starts.clear()
         self._soon.clear()
         pairs, self._pairs = self._pairs, []
@@ -120,7 +125,8 @@ class TailConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         self._asked.pop(request.request_id, None)
         if self._reads(request):
             known = min(request.num_computed_tokens, request.num_tokens)
-            self._add(self._tails, request, block_ids[0], request.num_prompt_tokens // self._size, known)
+            for one in self._held(request, block_ids[0], request.num_prompt_tokens // self._size, known):
+                self._tails.add(*one)
         return False, None
 
     def reset_cache(self) -> bool:
@@ -131,11 +137,11 @@ class TailConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
     def _reads(self, request: Any) -> bool:  # noqa: ANN401
         return self._usable and not request.mm_features and request.prompt_embeds is None
 
-    def _add(self, tails: Tails, request: Any, numbers: list[int], first: int, known: int) -> None:  # noqa: ANN401
-        """From index `first` on its blocks hold the first `known` tokens of the request."""
+    def _held(self, request: Any, numbers: list[int], first: int, known: int) -> Iterator[Held]:  # noqa: ANN401
+        """What the blocks of a request hold from index `first` on, where they hold its first `known` tokens."""
         for index, start in enumerate(range(first * self._size, known, self._size), first):
             tokens = request.all_token_ids[start : min(start + self._size, known)]
-            tails.add(numbers[index], _before(request, index), tokens)
+            yield numbers[index], _before(request, index), tokens
 
     # In the worker
 
