@@ -43,7 +43,7 @@ from typing import Any
 
 from bare import Call, Calls, bare, fed, following, noting
 
-from tts_engine import Engine, Problem
+from tts_engine import Engine, Problem, loop
 from tts_engine.backends.base import Backend
 from tts_engine.backends.vllm import VLLMBackend
 from tts_engine.config import Config
@@ -342,7 +342,7 @@ def main() -> None:
     parser.add_argument("--course", action="store_true", help="a raw run with as many calls in flight as then")
     parser.add_argument("--straight", action="store_true", help="ask vLLM's AsyncLLM itself, too")
     parser.add_argument("--save", type=Path, help="file that keeps the rounds")
-    print(json.dumps(summary(asyncio.run(measure(parser.parse_args()))), indent=2))
+    print(json.dumps(summary(loop.run(measure(parser.parse_args()))), indent=2))
 
 
 if __name__ == "__main__":

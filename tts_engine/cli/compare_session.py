@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import csv
 import importlib.util
 import io
@@ -18,7 +17,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from tts_engine import __version__
+from tts_engine import __version__, loop
 from tts_engine.cli.compare_grid import SweepConfig, base_configs, planned, tasks, verifier_configs
 from tts_engine.cli.compare_sweep import Sweep, perform, results
 from tts_engine.compute.budget import Budget
@@ -139,7 +138,7 @@ def _swept(arguments: Namespace, folder: Path, stderr: Console) -> Sources:
 
 def _run(sweep: Sweep, folder: Path, stderr: Console, *, quiet: bool) -> None:
     try:
-        asyncio.run(perform(sweep, stderr, quiet=quiet))
+        loop.run(perform(sweep, stderr, quiet=quiet))
     except KeyboardInterrupt:
         stderr.print(
             f"interrupted; what was finished is kept. Go on with: tts-compare --resume {folder}", soft_wrap=True

@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from tts_engine import __version__
+from tts_engine import __version__, loop
 from tts_engine.calibration import NAME, fit
 from tts_engine.cli.common import given
 from tts_engine.cli.embedded_steps import sample_labelled
@@ -50,7 +50,7 @@ def processbench(arguments: Namespace) -> int:
     samples = arguments.verifier_samples or tuple(powers(config.verifier.samples))
     started = time.monotonic()
     try:
-        records = asyncio.run(_judge(labelled.items, config, samples, folder, arguments, stderr))
+        records = loop.run(_judge(labelled.items, config, samples, folder, arguments, stderr))
     except KeyboardInterrupt:
         if folder:
             stderr.print(f"interrupted; go on with the same command and --resume ({folder})", soft_wrap=True)

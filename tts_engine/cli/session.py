@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import sys
@@ -16,7 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
-from tts_engine import __version__
+from tts_engine import __version__, loop
 from tts_engine.cli.common import given, models
 from tts_engine.cli.sources import pick_problems, pick_run
 from tts_engine.compute.budget import Budget
@@ -80,7 +79,7 @@ def execute(arguments: Namespace) -> int:
     if created:
         job.folder.create(job.config, job.problems)
     try:
-        asyncio.run(solve(job, results, stderr, quiet=arguments.quiet))
+        loop.run(solve(job, results, stderr, quiet=arguments.quiet))
     except UsageError:
         if results.found or job.folder.has_calls():
             _keep(job, results, complete=False)

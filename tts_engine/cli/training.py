@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import json
 from argparse import Namespace
@@ -14,6 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TaskID, TimeRemainingColumn
 
+from tts_engine import loop
 from tts_engine.cli.training_eval import evaluate
 from tts_engine.cli.training_eval import table as evaluation_table
 from tts_engine.config import check_params, lookup
@@ -102,7 +102,7 @@ def execute(stage: Stage, run: Run, section: Mapping[str, Any], name: str) -> No
     """Run a stage to its end."""
     work = stage(run, **check_params(stage, section, f"stage {name}", ("run",)))
     if inspect.isawaitable(work):
-        asyncio.run(_awaited(work))
+        loop.run(_awaited(work))
 
 
 def line(folder: Folder, name: str) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from tts_engine import loop
 from tts_engine.errors import ConfigError, DataError
 from tts_engine.garbage import collected_rarely
 from tts_engine.run import Engine
@@ -183,5 +184,5 @@ def run(config: GatewayConfig) -> int:
         sys.stdout.write(f"tts-serve: listening on {address} (Ctrl-C stops)\n")
         sys.stdout.flush()
 
-    asyncio.run(serve(config, started))
+    loop.run(serve(config, started))
     return 0
