@@ -47,6 +47,7 @@ async def adaptive_self_consistency(
         if not drawn:
             break
         pool += drawn
+        await search.compare(pool)
     return await search.finish(pool, "majority")
 
 
@@ -82,6 +83,7 @@ async def _stream(search: Search, n: int, rule: StopRule, confidence: float) -> 
     try:
         for left, task in zip(reversed(range(n)), tasks, strict=True):
             pool += await task
+            await search.compare(pool)
             if decided(votes(pool), left, rule, confidence):
                 break
     finally:

@@ -54,6 +54,7 @@ async def adaptive_allocation(
                 break
             drawn += count
             table.pool += found
+            await search.compare(table.pool)
         else:
             row = next(row for row, answer in zip(table.rows(), state, strict=True) if answer == purchase.answer)
             search.room(0)  # votes are paid from what is common, whichever solution they are on

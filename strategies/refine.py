@@ -179,6 +179,7 @@ async def _control(
     wanted = round(cost / each) if each else 0
     size = search.room(wanted, samples, whole=True) if wanted else 0
     fresh = await search.judged(search.propose(search.root, size, whole=True), samples)
+    await search.compare([*first, *fresh])
     kept = search.outcome([*first, *fresh], select)
     search.tree.graph["control"] = {
         "answer": kept.answer,

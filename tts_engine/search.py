@@ -25,7 +25,7 @@ from tts_engine.errors import (
     UsageError,
     VerifierError,
 )
-from tts_engine.formats.answers import grade
+from tts_engine.formats.answers import compared, grade
 from tts_engine.judging import Critique, Judge, judge_candidate
 from tts_engine.policy import Policy, Writer
 from tts_engine.selection import select as choose
@@ -247,7 +247,13 @@ class Search:
         pool = sorted(pool, key=program_order)
         if not answered(pool):
             pool, weights = [*pool, *await self._last_resort()], None
+        await self.compare(pool)
         return self.outcome(pool, select, weights)
+
+    async def compare(self, pool: Iterable[Judged]) -> None:
+        """Find out which of the pool's answers are the same, and right, without holding up the event loop; what groups
+        or grades them next finds it remembered."""
+        await compared((judged.candidate.answer for judged in pool), self.problem.answer)
 
     def outcome(self, pool: Sequence[Judged], select: str, weights: Mapping[Key, float] | None = None) -> Outcome:
         """The outcome for candidates as they are, without another call."""

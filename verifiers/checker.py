@@ -11,7 +11,7 @@ from typing import Any
 
 from tts_engine.calls import Calls
 from tts_engine.errors import ConfigError, VerifierError
-from tts_engine.formats.answers import extract_answer, same_answer
+from tts_engine.formats.answers import compared, extract_answer, same_answer
 from tts_engine.sandbox.base import Sandbox
 from tts_engine.types import CodeRun, Key, Problem, StepJudgement, Verdict
 from tts_engine.verifiers.verdicts import make_verdict
@@ -58,7 +58,7 @@ class CheckerJudge:
 
     async def __call__(self, steps: tuple[str, ...], samples: int, calls: Calls) -> Verdict:
         if self._verifier.check == "answer":
-            return self._answer(steps)
+            return await self._answer(steps)
         if self._verifier.check == "tests":
             return await self._tests(steps)
         return as_verdict(await self._own(steps), len(steps))
@@ -77,10 +77,11 @@ class CheckerJudge:
         except Exception as error:
             raise VerifierError(f"{self._verifier.check} raised {type(error).__name__}: {error}") from error
 
-    def _answer(self, steps: tuple[str, ...]) -> Verdict:
+    async def _answer(self, steps: tuple[str, ...]) -> Verdict:
         if self._problem.answer is None:
             raise VerifierError(f"problem {self._problem.id} has no reference answer to check against")
         answer = extract_answer("\n".join(steps))
+        await compared([answer], self._problem.answer)
         return as_verdict(answer is not None and same_answer(answer, self._problem.answer), len(steps))
 
     async def _tests(self, steps: tuple[str, ...]) -> Verdict:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
+from tts_engine.errors import GraderError
 from tts_engine.formats.canonical import Form, canonical, decided
 from tts_engine.formats.equivalence import compare, mark
 
@@ -75,6 +78,30 @@ def group_answers(answers: Sequence[str | None]) -> list[list[int]]:
             known[form.text] = group
         known[form.text].append(index)
     return groups
+
+
+async def compared(answers: Iterable[str | None], reference: str | None = None) -> None:
+    """Ask math-verify in a thread what grouping and grading these answers will want to know.
+
+    Its process takes a second or more to start, and some seconds for a hard expression; the event loop goes on
+    meanwhile, and what was found is remembered. Where the forms decide, nothing is asked. What cannot be found out, the
+    caller of `group_answers` or `grade` is told.
+    """
+    texts = [answer for answer in answers if answer is not None]
+    if _open([*texts, *([] if reference is None else [reference])]):
+        await asyncio.to_thread(_look_up, texts, reference)
+
+
+def _open(texts: Sequence[str]) -> bool:
+    """Whether there are two among them that their forms do not decide."""
+    forms = {form.text: form for form in map(canonical, texts) if form.text}.values()
+    return len(forms) > 1 and any(form.number is None and not form.words for form in forms)
+
+
+def _look_up(answers: Sequence[str], reference: str | None) -> None:
+    with suppress(GraderError):
+        for group in group_answers(answers):
+            grade(answers[group[0]], reference)
 
 
 def _alike(a: Form, text_a: str, b: Form, text_b: str) -> bool:
