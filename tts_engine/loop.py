@@ -12,8 +12,8 @@ T = TypeVar("T")
 def run(main: Coroutine[Any, Any, T]) -> T:
     """What `asyncio.run` does, on uvloop's event loop where the package uvloop is installed (vLLM brings it along).
 
-    A search makes hundreds of small calls a second, for which that loop takes less of the processor
-    (docs/saturation.md). A program of your own decides for itself: the engine runs on either.
+    A search makes hundreds of small calls a second, and asyncio's own loop is written in Python; what the other one is
+    worth was not measured by itself. A program of your own decides for itself: the engine runs on either.
     """
     try:
         from uvloop import new_event_loop
