@@ -17,7 +17,7 @@ from inspect_ai.solver import Generate, Solver, TaskState, solver
 from tts_engine.adapters.hosted import Hosted
 from tts_engine.adapters.told import solved, verified
 from tts_engine.errors import VerifierError
-from tts_engine.formats.answers import extract_answer, same_answer
+from tts_engine.formats.answers import compared, extract_answer, same_answer
 from tts_engine.formats.policy import split_steps
 from tts_engine.selection import shown
 from tts_engine.types import Outcome, Problem
@@ -79,6 +79,7 @@ def equal_answer() -> Scorer:
 
     async def score(state: TaskState, target: Target) -> Score:
         answer = extract_answer(state.output.completion)
+        await compared([answer], target.text)
         right = answer is not None and same_answer(answer, target.text)
         return Score(value=CORRECT if right else INCORRECT, answer=answer)
 

@@ -95,7 +95,7 @@ async def compared(answers: Iterable[str | None], reference: str | None = None) 
 def _open(texts: Sequence[str]) -> bool:
     """Whether there are two among them that their forms do not decide."""
     forms = {form.text: form for form in map(canonical, texts) if form.text}.values()
-    return len(forms) > 1 and any(form.number is None and not form.words for form in forms)
+    return len(forms) > 1 and not all(form.plain for form in forms)
 
 
 def _look_up(answers: Sequence[str], reference: str | None) -> None:

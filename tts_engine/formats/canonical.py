@@ -35,6 +35,11 @@ class Form:
     rounded: bool = False
     words: bool = False
 
+    @property
+    def plain(self) -> bool:
+        """Whether it means what it says, without algebra."""
+        return self.words or self.number is not None
+
 
 DECIMALS = 6
 """Places to which a decimal number is compared with a fraction; math-verify's default too."""
@@ -68,7 +73,7 @@ def decided(a: Form, b: Form) -> bool | None:
         return False
     if a.number is not None and b.number is not None:
         return a.rounded != b.rounded and round(a.number - b.number, DECIMALS) == 0
-    return False if (a.words or a.number is not None) and (b.words or b.number is not None) else None
+    return False if a.plain and b.plain else None
 
 
 def _number(text: str) -> tuple[Fraction | None, bool]:
